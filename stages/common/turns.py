@@ -1,0 +1,155 @@
+"""What is wrong with a user turn, and what it reveals: plain text measures, no model asked."""
+
+import re
+
+_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?", re.U)
+_FIRST = {"i", "i'm", "i’m", "i've", "i’ve", "i'd", "i'll", "my", "me", "mine", "myself", "we", "our", "us", "we're"}
+_ASSISTANT = re.compile(
+    r"\b(as an ai|language model|how (can|may) i (help|assist)|what can i (do for|help) you|i('m| am) here to help|"
+    r"(happy|glad) to (help|assist) you|i can help you|i(’|')?ll help you|let me help you|what('s| is) your problem|"
+    r"feel free to ask|is there anything else i can)\b",
+    re.I,
+)
+_THIRD = re.compile(r"^(the (user|person|man|woman)|this (user|person)|he|she|they|(his|her|their) )\b", re.I)
+_STOP = set(
+    [
+        "the",
+        "a",
+        "an",
+        "and",
+        "or",
+        "but",
+        "of",
+        "to",
+        "in",
+        "on",
+        "at",
+        "for",
+        "with",
+        "by",
+        "from",
+        "as",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "am",
+        "i",
+        "my",
+        "me",
+        "mine",
+        "we",
+        "our",
+        "us",
+        "you",
+        "your",
+        "it",
+        "its",
+        "this",
+        "that",
+        "these",
+        "those",
+        "he",
+        "she",
+        "they",
+        "his",
+        "her",
+        "their",
+        "them",
+        "who",
+        "which",
+        "not",
+        "no",
+        "have",
+        "has",
+        "had",
+        "do",
+        "does",
+        "did",
+        "so",
+        "than",
+        "then",
+        "will",
+        "would",
+        "can",
+        "could",
+        "should",
+        "into",
+        "out",
+        "up",
+        "down",
+        "over",
+        "about",
+        "one",
+        "i'm",
+        "i've",
+    ]
+)
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words."""
+    return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
+
+
+def stem(word: str) -> str:
+    """A word without its commonest English endings, so that `mend` and `mending` meet."""
+    for ending in ("ing", "ies", "ed", "es", "s", "ly"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word[: -len(ending)]
+    return word
+
+
+def content(text: str) -> set[str]:
+    """Stems of the words that carry meaning."""
+    return {stem(w) for w in words(text) if w not in _STOP}
+
+
+def revealed(fact: str, said: str) -> float:
+    """Share of the fact's content words that `said` contains (1.0 for a fact without any)."""
+    wanted = content(fact)
+    return len(wanted & content(said)) / len(wanted) if wanted else 1.0
+
+
+def repetition(text: str) -> float:
+    """Share of the word 3-grams that occurred before in the same text."""
+    w = words(text)
+    grams = list(zip(w, w[1:], w[2:], strict=False))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def overlap(a: str, b: str) -> float:
+    """Jaccard overlap of the word 3-grams of two texts."""
+    ga, gb = ({*zip(w, w[1:], w[2:], strict=False)} for w in (words(a), words(b)))
+    return len(ga & gb) / len(ga | gb) if ga | gb else float(a == b)
+
+
+def faults(said: str, earlier: list[str], examples: list[str]) -> list[str]:
+    """Names of what is wrong with a user turn.
+
+    Args:
+        said: the turn.
+        earlier: all turns before it on its path, user's and assistant's.
+        examples: the example turns in the prompt.
+    Returns:
+        Any of assistant_talk, third_person, hashtags, copy, example_copy, repetition, empty.
+    """
+    found = []
+    w = words(said)
+    if len(w) < 3:
+        return ["empty"]
+    if _ASSISTANT.search(said):
+        found.append("assistant_talk")
+    if _THIRD.search(said.strip()) or not _FIRST & set(w):
+        found.append("third_person")
+    if said.count("#") >= 2:
+        found.append("hashtags")
+    if any(overlap(said, e) > 0.6 for e in earlier):
+        found.append("copy")
+    if any(overlap(said, e) > 0.6 for e in examples):
+        found.append("example_copy")
+    if repetition(said) > 0.3:
+        found.append("repetition")
+    return found

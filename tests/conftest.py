@@ -1,0 +1,205 @@
+"""Shared pieces of the tests: a scripted model server on loopback and a small project folder to run stages in."""
+
+import contextlib
+import hashlib
+import importlib
+import io
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from stages.common import errors
+
+ROOT = Path(__file__).parent.parent
+KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "DVC_STUDIO_TOKEN", "AWS_ACCESS_KEY_ID", "DVC_ROOT", "DVC_EXP_NAME")
+
+
+@pytest.fixture(autouse=True)
+def closed(monkeypatch):
+    """No key is at hand and no address but loopback can be reached from a test."""
+    for key in KEYS:
+        monkeypatch.delenv(key, raising=False)
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        host = address[0] if isinstance(address, tuple) else "local"
+        assert host in ("127.0.0.1", "localhost", "::1", "local"), f"a test tried to reach {host}"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def reply_to(body: dict) -> str:
+    """What the scripted model says: each role is known by its system prompt, the words by the whole request."""
+    messages = body["messages"]
+    system, last = messages[0]["content"], messages[-1]["content"]
+    mark = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:6]
+    if system.startswith("You invent people"):
+        own = (
+            "I own a {} shop in town.",
+            "I have {} in my cellar.",
+            "My boat {} leaks.",
+            "I ride to {} daily.",
+            "I fear {}.",
+        )
+        return " ".join(own).format(*[mark] * 5)
+    if system.startswith("You invent characters"):
+        return f"I am a{mark}, b{mark}, c{mark}, d{mark}, and e{mark}."
+    if system.startswith("You write down"):
+        return last
+    if system.startswith("You are a person who writes"):
+        return last.removeprefix("Fact: ") + f" What about {mark}?"
+    if system.startswith("Two replies"):
+        return "1" if "Informed" in last.split("Reply 1:")[1].split("Reply 2:")[0] else "2"
+    if system.startswith("You rate"):
+        return str(1 + int(mark, 16) % 5)
+    return ("Informed " if "About me:" in last else "Plain ") + mark
+
+
+class Server:
+    """An OpenAI-compatible server that answers with `reply(body)` and keeps every request it got.
+
+    `reply` may return the text, or (status, JSON body) to misbehave.
+    """
+
+    def __init__(self):
+        self.reply = reply_to
+        self.requests: list[dict] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.requests.append(body)
+                said = outer.reply(body)
+                status, answer = said if isinstance(said, tuple) else (200, completion(said, body))
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def completion(text: str, body: dict, finish: str = "stop") -> dict:
+    """A chat completion as the protocol shapes it."""
+    return {
+        "model": body["model"],
+        "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
+        "usage": {"prompt_tokens": 7, "completion_tokens": 3},
+    }
+
+
+@pytest.fixture
+def server():
+    s = Server()
+    yield s
+    s.stop()
+
+
+@dataclass
+class Done:
+    """What a stage run left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class Project:
+    """A folder with the repository's dvc.yaml, prompts and params, every role on the scripted server."""
+
+    def __init__(self, folder: Path, url: str):
+        self.folder = folder
+        shutil.copy(ROOT / "dvc.yaml", folder)
+        shutil.copytree(ROOT / "prompts", folder / "prompts")
+        shutil.copytree(ROOT / "data/seeds", folder / "data/seeds")
+        params = OmegaConf.load(ROOT / "params.yaml")
+        for key in params.roles:
+            if key.endswith("_model"):
+                params.roles[key] = "scripted:tiny"
+        params.llm.endpoints = {"scripted": {"base_url": url, "deadline_s": 5.0}}
+        self.params = params
+        self.write()
+
+    def write(self) -> None:
+        OmegaConf.save(self.params, self.folder / "params.yaml")
+
+    def set(self, **values) -> None:
+        """Change parameters: `set(roleplay__turns=3)`."""
+        for key, value in values.items():
+            OmegaConf.update(self.params, key.replace("__", "."), value)
+        self.write()
+
+    def run(self, stage: str, *more: str, check: bool = True, **replaced: str) -> "Done":
+        """Run a stage by the command line dvc.yaml gives it. `replaced`: other paths for its arguments."""
+        spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
+        command = spec.get("do", spec)["cmd"].split()[1:]
+        if more:  # item of a foreach stage
+            item = spec["foreach"][more[0]] if isinstance(spec["foreach"], dict) else more[0]
+            values = {"key": more[0], "item": more[0]}
+            values.update({f"item.{k}": v for k, v in item.items()} if isinstance(item, dict) else {})
+            for name, value in values.items():
+                command = [c.replace("${" + name + "}", value) for c in command]
+        for name, value in replaced.items():
+            command[command.index("--" + name.replace("_", "-")) + 1] = value
+        return self._run(command[1:], check)
+
+    def _run(self, command: list[str], check: bool) -> "Done":
+        """`python -m stages.x` inside this process, which saves importing torch in every test."""
+        out, err = io.StringIO(), io.StringIO()
+        code, argv, here = 0, sys.argv, os.getcwd()
+        sys.argv = command
+        os.chdir(self.folder)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                errors.run(importlib.import_module(command[0]).main)
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+            err.write(f"{e.code}\n")
+        finally:
+            sys.argv = argv
+            os.chdir(here)
+        done = Done(code, out.getvalue(), err.getvalue())
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    def rows(self, path: str) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / path).read_text().splitlines()]
+
+
+@pytest.fixture
+def project(tmp_path, server):
+    return Project(tmp_path, server.url)
+
+
+def complains(done, *parts: str) -> None:
+    """A fault the user can mend: exit code 1, one line, no traceback, and the line says what."""
+    assert done.returncode == 1, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    for part in parts:
+        assert part in lines[0], lines[0]

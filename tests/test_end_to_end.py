@@ -1,0 +1,98 @@
+"""The whole pipeline with the real embedded model at the smallest scale, in a clone of its own."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from omegaconf import OmegaConf
+
+SMALL = {
+    "filter_personas.profiles.target": 25,
+    "filter_personas.personalities.target": 25,
+    "filter_personas.calls": 2,
+    "filter_personas.train": 4,
+    "filter_personas.eval_profiles": 1,
+    "filter_personas.eval_personalities": 1,
+    "roleplay.turns": 2,
+    "extract_pairs.val_share": 0.25,
+    "sft.epochs": 1,
+    "converse.turns": 2,
+    "eval.resamples": 50,
+}
+
+
+def dvc(folder: Path, *words: str) -> str:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DVC")}
+    done = subprocess.run(["dvc", *words], cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def ran(output: str) -> list[str]:
+    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone of the working tree (committed or not), with the small params; the base model is taken over if it is there."""
+    folder = tmp_path_factory.mktemp("clone") / "repo"
+    files = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    for name in files.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    params = OmegaConf.load(folder / "params.yaml")
+    for key, value in SMALL.items():
+        OmegaConf.update(params, key, value)
+    OmegaConf.save(params, folder / "params.yaml")
+    for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *words], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_pipeline_runs_and_repeats(clone):
+    output = dvc(clone, "repro")
+    assert len(ran(output)) == 16, output
+    result = json.loads((clone / "results/eval.json").read_text())
+    assert set(result["models"]) == {"base", "sft", "dpo", "oracle"}
+    for m in result["models"].values():
+        assert m["n_cases"] == 1 and len(m["al"]) == 2
+    assert "AL(1)" in output and "vs base" in output
+
+    trees = (clone / "data/trees.jsonl").read_bytes()
+    assert len(trees.splitlines()) == 4
+    conversations = {p.name: p.read_bytes() for p in (clone / "data/conversations").iterdir() if p.suffix == ".jsonl"}
+    assert len(conversations) == 4
+    said = {n: [t["user"] for t in json.loads(c)["turns"]] for n, c in conversations.items()}
+    assert len({json.dumps(s) for s in said.values()}) == 1, "the user depends on the model although it sees none of it"
+
+    for name in ("sft", "dpo"):
+        folder = clone / "models" / name
+        assert {"model.gguf", "model.safetensors", "config.json", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    weights = [(clone / "models" / m / "model.safetensors").read_bytes() for m in ("base", "sft", "dpo")]
+    assert len(set(weights)) == 3
+
+    assert ran(dvc(clone, "repro")) == []
+    assert "up to date" in dvc(clone, "status")
+
+    # from scratch with the same replies: the same bytes, and no model is asked again
+    dvc(clone, "repro", "--force", "--single-item", "roleplay")
+    dvc(clone, "repro", "--force", "--single-item", "converse@dpo")
+    assert (clone / "data/trees.jsonl").read_bytes() == trees
+    assert (clone / "data/conversations/dpo.jsonl").read_bytes() == conversations["dpo.jsonl"]
+
+    # a changed temperature of one role re-runs what follows it, and nothing before
+    subprocess.run(["git", "add", "-A"], cwd=clone, check=True)
+    subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "y"], cwd=clone, check=True)
+    params = OmegaConf.load(clone / "params.yaml")
+    params.dpo.beta = 0.2
+    OmegaConf.save(params, clone / "params.yaml")
+    output = dvc(clone, "repro", "--dry")
+    assert set(ran(output)) == {"dpo", "converse@dpo", "judge@dpo", "eval"}

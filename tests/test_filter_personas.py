@@ -1,0 +1,107 @@
+"""Filter personas: the loop, its stops, and the split."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from conftest import complains
+
+from stages.common.errors import UserError
+from stages.common.personas import facts
+from stages.common.records import digest
+from stages.filter_personas import FilterPersonas, Pool, compose, split
+
+POOL = Pool(target=4, threshold=0.8, min_items=3, items=8, item_chars=40)
+
+
+def settings(**changes):
+    values = dict(
+        seed=1, profiles=POOL, personalities=POOL, examples=1, per_call=1, calls=1, min_acceptance=0.1, patience=1,
+        max_rounds=1, train=6, eval_profiles=2, eval_personalities=2,
+    )  # fmt: skip
+    return FilterPersonas(**{**values, **changes})
+
+
+def test_items_that_cannot_stand_are_dropped_and_counted():
+    dropped = Counter()
+    items = ["I fish.", "I FISH!", "I bake bread", "x" * 41, "...", "My cat is old."]
+    assert compose("profiles", items, POOL, dropped) == ("I fish. I bake bread. My cat is old.", "")
+    assert dropped == {"repeated": 1, "too_long": 1, "empty": 1}
+    assert compose("profiles", items[:2], POOL, Counter())[1] == "too_few_items"
+    assert (
+        compose("personalities", ["I am shy.", "bold", "and kind."], POOL, Counter())[0] == "I am shy, bold, and and kind."
+    )
+
+
+def test_split_shares_nothing_and_repeats_no_pair():
+    profiles, personalities = [f"p{i}" for i in range(6)], [f"q{i}" for i in range(5)]
+    train, held = split(profiles, personalities, settings(train=12))
+    assert len(train) == 12 and len({x.id for x in train}) == 12 and len(held) == 4
+    assert not {x.profile for x in train} & {x.profile for x in held}
+    assert not {x.personality for x in train} & {x.personality for x in held}
+    assert split(profiles, personalities, settings(train=5))[0] == train[:5]
+    with pytest.raises(UserError, match="fewer than train = 13"):
+        split(profiles, personalities, settings(train=13))
+
+
+def test_grows_to_target_and_pays_for_a_larger_one_only_what_is_new(project, server):
+    project.set(filter_personas__profiles__threshold=1.0, filter_personas__personalities__threshold=1.0,
+                filter_personas__profiles__target=26, filter_personas__personalities__target=26,
+                filter_personas__calls=2)  # fmt: skip
+    project.run("seed_personas")
+    project.run("filter_personas")
+    pool = project.rows("data/personas/profiles.jsonl")
+    assert len(pool) == 26 and all(5 <= len(facts(r["text"])) <= 8 for r in pool)
+    assert len(server.requests) == 4
+    first = [digest(r) for r in pool]
+    project.set(filter_personas__profiles__target=30)
+    project.run("filter_personas")
+    assert [digest(r) for r in project.rows("data/personas/profiles.jsonl")][:26] == first
+    assert len(server.requests) == 8
+    assert server.requests[0]["messages"][0]["content"].startswith("You invent people")
+
+
+def test_examples_and_instructions_reach_every_round(project, server):
+    project.set(filter_personas__profiles__target=27, filter_personas__calls=1, filter_personas__profiles__threshold=1.0,
+                filter_personas__personalities__target=24)  # fmt: skip
+    project.run("seed_personas")
+    project.run("filter_personas")
+    assert len(server.requests) == 3
+    pool = {r["text"] for r in project.rows("data/personas/profiles.jsonl")}
+    for body in server.requests:
+        roles = [m["role"] for m in body["messages"]]
+        assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+        assert {m["content"] for m in body["messages"] if m["role"] == "assistant"} <= pool
+
+
+def test_saturation_is_the_reason_recorded(project, server):
+    server.reply = lambda body: "I fish. I bake. I sing. I row. I nap."
+    project.set(filter_personas__profiles__target=40, filter_personas__personalities__target=24, filter_personas__patience=2)
+    project.run("seed_personas")
+    project.run("filter_personas")
+    result = __import__("json").loads((project.folder / "results/filter_personas.json").read_text())
+    assert result["profiles"]["stopped"] == "saturated"
+    assert result["profiles"]["rejected"]["duplicate"] >= 8
+    assert result["profiles"]["pool"] == 25
+
+
+def test_endpoint_that_is_not_there(project):
+    project.run("seed_personas")
+    project.params.llm.endpoints.scripted = {"base_url": "http://127.0.0.1:9/v1", "deadline_s": 1.0}
+    project.write()
+    complains(project.run("filter_personas", check=False), "endpoint scripted at http://127.0.0.1:9/v1 is not there")
+    assert not (project.folder / "data/personas/train.jsonl").exists()
+
+
+def test_key_is_asked_for_by_name(project):
+    project.run("seed_personas")
+    project.params.llm.endpoints.scripted.key_env = "SOME_KEY"
+    project.write()
+    complains(project.run("filter_personas", check=False), "set the environment variable SOME_KEY")
+
+
+def test_nearest_rank_counts_ties_in_the_middle():
+    from stages.common.embed import nearest_rank
+
+    pool = np.eye(3, dtype=np.float32)
+    assert nearest_rank(np.array([[1, 0, 0], [0, 0, 0]], dtype=np.float32), pool, [0, 1]) == [1, 2]

@@ -1,0 +1,65 @@
+"""Parameters: types, ranges, unknown and missing keys, all faults at once."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, complains
+from omegaconf import OmegaConf
+
+from stages.common import params
+from stages.common.errors import UserError
+
+
+def test_committed_params_have_no_fault(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert params.check() == []
+
+
+def test_all_faults_in_one_message_with_the_nearest_name(project):
+    p = project.params
+    p.roleplay.turns = "many"
+    p.roleplay.brnching = 2
+    del p.roleplay["seed"]
+    p.roles.inducer_tmp = 0.3
+    p.dpo.beta = -1
+    project.write()
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.common.params"],
+        cwd=project.folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    complains(
+        done, "roleplay.turns", "many", "roleplay.brnching: unknown (did you mean roleplay.branching",
+        "roleplay.seed: missing", "roles.inducer_tmp: unknown (did you mean roles.inducer_temp", "dpo.beta: -1",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.0, -0.1, 1.01])
+def test_threshold_outside_its_range(project, value):
+    project.set(filter_personas__profiles__threshold=value)
+    complains(project.run("filter_personas", check=False), "filter_personas.profiles.threshold", str(value), "(0, 1]")
+
+
+def test_numbers_as_dvc_writes_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {sft: {cmd: x, params: [sft, train]}}")
+    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.0002", "learning_rate: 5e-06")
+    (tmp_path / "params.yaml").write_text(text)
+    from stages.sft import Params
+
+    assert params.load("sft", Params).sft.learning_rate == 5e-6
+
+
+def test_undeclared_section_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dvc.yaml").write_text("stages: {sft: {cmd: x, params: [sft]}}")
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+    from stages.sft import Params
+
+    with pytest.raises(UserError, match="does not declare params train"):
+        params.load("sft", Params)
+
+
+def test_no_interpolation_in_params():
+    text = OmegaConf.to_yaml(OmegaConf.load(ROOT / "params.yaml"))
+    assert "${" not in text
