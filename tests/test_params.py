@@ -43,7 +43,7 @@ def test_threshold_outside_its_range(project, value):
 def test_numbers_as_dvc_writes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_text("stages: {sft: {cmd: x, params: [sft, train]}}")
-    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.0002", "learning_rate: 5e-06")
+    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 5e-06")
     (tmp_path / "params.yaml").write_text(text)
     from stages.sft import Params
 
