@@ -20,10 +20,13 @@ from stages.common.errors import UserError
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies(
   key TEXT PRIMARY KEY, reply TEXT NOT NULL, stage TEXT, role TEXT, model TEXT, created REAL,
-  prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, cost REAL) WITHOUT ROWID;
+  prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
-_INSERT = "INSERT OR IGNORE INTO replies VALUES(?,?,?,?,?,?,?,?,?,?)"
+COLUMNS = (
+    "key", "reply", "stage", "role", "model", "created", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"
+)  # fmt: skip
+INSERT = "INSERT OR IGNORE INTO replies VALUES(?,?,?,?,?,?,?,?,?,?)"
 
 
 def root() -> Path:
@@ -47,8 +50,8 @@ class Cache:
         self._lock = (self._owners / self._owner).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            self._db = self._connect()
-            self._db.executescript(_SCHEMA)
+            self.db = self._connect()
+            self.db.executescript(_SCHEMA)
             self._write_db = self._connect()  # its own, so that reads in the event loop never wait for a commit
         except sqlite3.Error as e:
             raise UserError(f"{self.path}: not a usable reply cache ({e}); move it away or restore it") from None
@@ -69,20 +72,20 @@ class Cache:
 
     def close(self) -> None:
         """Drop this process's claims and its lock."""
-        self._db.execute("DELETE FROM claims WHERE owner=?", (self._owner,))
-        self._db.close()
+        self.db.execute("DELETE FROM claims WHERE owner=?", (self._owner,))
+        self.db.close()
         self._write_db.close()
         (self._owners / self._owner).unlink(missing_ok=True)
         self._lock.close()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The stored reply, or None."""
-        row = self._db.execute("SELECT reply FROM replies WHERE key=?", (key,)).fetchone()
+        row = self.db.execute("SELECT reply FROM replies WHERE key=?", (key,)).fetchone()
         return None if row is None else dict(json.loads(row[0]))
 
     def has(self, key: str) -> bool:
         """Whether a reply is stored under `key`."""
-        return self._db.execute("SELECT 1 FROM replies WHERE key=?", (key,)).fetchone() is not None
+        return self.db.execute("SELECT 1 FROM replies WHERE key=?", (key,)).fetchone() is not None
 
     async def once(
         self, key: str, make: Callable[[], Awaitable[dict[str, Any]]], **about: Any
@@ -101,7 +104,7 @@ class Cache:
             if stored is not None:
                 return stored, True
             reply = await make()
-            await self._write(_INSERT, self._row(key, reply, about))
+            await self._write(INSERT, self._row(key, reply, about))
             return reply, False
         finally:
             await asyncio.shield(self._write("DELETE FROM claims WHERE key=? AND owner=?", (key, self._owner)))
@@ -110,12 +113,12 @@ class Cache:
     def _row(key: str, reply: dict[str, Any], about: dict[str, Any]) -> tuple[Any, ...]:
         text = json.dumps(reply, ensure_ascii=False, sort_keys=True)
         names = ("stage", "role", "model")
-        counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost")
+        counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
         return (key, text, *(about.get(n) for n in names), time.time(), *(reply.get(n) for n in counts))
 
     def _steal(self, key: str) -> bool:
         """Void the claim on `key` if its owner is dead."""
-        row = self._db.execute("SELECT owner FROM claims WHERE key=?", (key,)).fetchone()
+        row = self.db.execute("SELECT owner FROM claims WHERE key=?", (key,)).fetchone()
         if row is None or row[0] == self._owner:
             return False
         try:
@@ -125,7 +128,7 @@ class Cache:
             return False
         except FileNotFoundError:
             pass
-        self._db.execute("DELETE FROM claims WHERE owner=?", (row[0],))
+        self.db.execute("DELETE FROM claims WHERE owner=?", (row[0],))
         (self._owners / row[0]).unlink(missing_ok=True)
         return True
 

@@ -11,6 +11,7 @@ import asyncio
 import os
 import random
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,20 @@ class SetAside(Exception):
 
 
 @dataclass
+class Price:
+    """USD per million tokens of one model; `cached` is for prompt tokens found in the server's cache."""
+
+    prompt: float
+    completion: float
+    cached: float | None = None  # None: as prompt
+
+    def usd(self, prompt: float, cached: float, completion: float) -> float:
+        """Cost of one call."""
+        found = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * found + completion * self.completion) / 1e6
+
+
+@dataclass
 class Limits:
     """How one server is addressed. Nothing in it can change an answer."""
 
@@ -38,6 +53,7 @@ class Limits:
     tokens_per_minute: int = 0
     timeout_s: float = 120.0  # of one request
     deadline_s: float = 900.0  # of one call with all its retries
+    prices: dict[str, Price] = field(default_factory=dict)  # by the model's name there
 
     def __post_init__(self) -> None:
         require(
@@ -85,6 +101,12 @@ class Endpoint:
         self._probing = False
         self._cut_at = 0.0
         self._requests, self._tokens = _Window(limits.requests_per_minute), _Window(limits.tokens_per_minute)
+        self.sending: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # callers whose request is with the server
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on nothing is sent, not even again."""
+        self._draining = True
 
     async def close(self) -> None:
         """Close the connections."""
@@ -104,8 +126,8 @@ class Endpoint:
             http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
         )
 
-    async def post(self, body: dict[str, Any], tokens: int = 0) -> dict[str, Any]:
-        """The server's answer to a chat completion request.
+    async def post(self, body: dict[str, Any], tokens: int = 0) -> tuple[dict[str, Any], float]:
+        """The server's answer to a chat completion request, and the seconds it took.
 
         Args:
             body: the request as JSON.
@@ -118,18 +140,21 @@ class Endpoint:
 
         if self._client is None:
             self._client = self._connect()
+        caller = asyncio.current_task()
+        assert caller is not None
         deadline = time.monotonic() + self.limits.deadline_s
         tries = 0
         while True:
             probe = await self._enter(tokens)
-            pause = 0.0
+            pause, sent = 0.0, time.monotonic()
+            self.sending.add(caller)
             try:
                 # the low-level call: building the typed request costs 4 ms of CPU with a long history
                 answer = await self._client.post("/chat/completions", cast_to=object, body=body)
                 if not isinstance(answer, dict) or not answer.get("choices"):
                     raise SetAside("malformed", str(answer)[:2000])
                 self._healthy()
-                return answer
+                return answer, time.monotonic() - sent
             except openai.RateLimitError as e:
                 if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
                     raise UserError(f"endpoint {self.name}: out of quota: {self._told(e)}") from None
@@ -145,6 +170,7 @@ class Endpoint:
                 raise SetAside(reason, self._told(e)) from None
             finally:
                 self._leave(probe)
+            self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
             if time.monotonic() + pause > deadline:
                 if isinstance(last, openai.APIConnectionError):
@@ -165,6 +191,8 @@ class Endpoint:
     async def _enter(self, tokens: int) -> bool:
         """Wait for a place; True if this call is the probe of an open breaker."""
         while True:
+            if self._draining:
+                raise asyncio.CancelledError
             now = time.monotonic()
             if self._faults >= self.TRIP:
                 if not self._probing and now >= self._open_until:

@@ -8,12 +8,13 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from stages.common import engine
 from stages.common.cache import Cache, root
-from stages.common.endpoint import Endpoint, Limits, SetAside
+from stages.common.endpoint import Endpoint, Limits, Price, SetAside
 from stages.common.errors import UserError
 from stages.common.params import require
 from stages.common.progress import Progress
@@ -23,6 +24,8 @@ from stages.common.records import digest, seed_of, write_jsonl
 T = TypeVar("T")
 R = TypeVar("R")
 EMBEDDED = "embedded"
+COUNTS = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
+GRACE_S = 1.5  # how long Ctrl-C waits for answers that are already paid for
 
 
 @dataclass
@@ -46,6 +49,8 @@ class Llm:
     conversations_in_flight: int
     embedded: Embedded
     endpoints: dict[str, Limits]
+    budget_usd: float | None = None  # what one run of one stage may pay for new replies; None: no limit
+    budget_calls: int | None = None  # ... and how many calls it may make; 0: stored replies only
 
     def __post_init__(self) -> None:
         require((self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"))
@@ -114,17 +119,31 @@ class Client:
         self._engines: list[engine.Engine] = []
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
         self.outcomes: dict[str, Counter[str]] = {}
-        self.usage: dict[str, Counter[str]] = {}
-        self.calls = self.hits = 0
+        self.usage: dict[str, list[tuple[float | None, ...]]] = {}  # COUNTS of each reply, by role
+        self.calls = self.hits = self.made = self._under_way = 0
+        self.paid = self._reserved = 0.0  # USD: of answers that came, and at most of those under way
+        self._running: set[asyncio.Task[tuple[dict[str, Any], bool]]] = set()
         self.set_aside: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> "Client":
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._endpoints.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                await task.result()[0].close()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Whatever ends the stage, answers under way are waited for and stored: they are paid for."""
+        opened = [t for t in self._endpoints.values() if t.done() and not t.cancelled() and t.exception() is None]
+        endpoints = [task.result()[0] for task in opened]
+        for endpoint in endpoints:
+            endpoint.drain()
+        for task in self._running - {t for e in endpoints for t in e.sending}:
+            task.cancel()
+        if self._running:
+            interrupted = kind is not None and issubclass(kind, asyncio.CancelledError)
+            await asyncio.wait(self._running, timeout=GRACE_S if interrupted else None)
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for endpoint in endpoints:
+            await endpoint.close()
         for e in self._engines:
             e.stop()
         self._cache.close()
@@ -205,44 +224,87 @@ class Client:
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
         identity = self.model_identity(role.model)
-
-        async def call() -> dict[str, Any]:
-            endpoint, served = await self._endpoint(role.model)
-            answer = await endpoint.post({"model": served, **body}, tokens=role.tokens)
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            return {
-                "text": choice["message"].get("content") or "",
-                "refusal": choice["message"].get("refusal"),
-                "finish": choice.get("finish_reason"),
-                "prompt_tokens": usage.get("prompt_tokens"),
-                "cached_tokens": (usage.get("prompt_tokens_details") or {}).get("cached_tokens"),
-                "completion_tokens": usage.get("completion_tokens"),
-                "served_model": None if role.model in self._folders else answer.get("model"),
-            }
-
-        reply, hit = await self._cache.once(digest(identity, body), call, stage=self.stage, role=role.name, model=identity)
+        key = digest(identity, body)
+        stored = self._cache.get(key)
+        if stored is not None:
+            reply, hit = stored, True
+        else:
+            about = {"stage": self.stage, "role": role.name, "model": identity}
+            task = asyncio.create_task(self._cache.once(key, partial(self._call, role, body), **about))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
         self.calls += 1
         self.hits += hit
-        counts = self.usage.setdefault(role.name, Counter())
-        counts["calls"] += 1
-        for name in ("prompt_tokens", "completion_tokens"):
-            counts[name] += reply[name] or 0
+        self.usage.setdefault(role.name, []).append(tuple(reply.get(name) for name in COUNTS))
         return reply
 
+    async def _call(self, role: Role, body: dict[str, Any]) -> dict[str, Any]:
+        """A paid call: the reply as it is stored."""
+        local = role.model in self._folders
+        endpoint, served = await self._endpoint(role.model)
+        price = Price(0, 0) if local else endpoint.limits.prices.get(served)
+        size = sum(len(m["content"].encode()) for m in body["messages"])
+        worst = price.usd(size, 0, role.tokens) if price else None  # no token is shorter than a byte
+        await self._afford(role.model, worst)
+        self.made += 1
+        self._under_way += 1
+        self._reserved += worst or 0.0
+        try:
+            answer, seconds = await endpoint.post({"model": served, **body}, tokens=size // 4 + role.tokens)
+        finally:
+            self._under_way -= 1
+            self._reserved -= worst or 0.0
+        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        cost = None  # unknown, which is not 0
+        if price and prompt is not None and completion is not None:
+            cost = price.usd(prompt, cached or 0, completion)
+        self.paid += (worst or 0.0) if cost is None else cost
+        return {
+            "text": choice["message"].get("content") or "",
+            "refusal": choice["message"].get("refusal"),
+            "finish": choice.get("finish_reason"),
+            **dict(zip(COUNTS, (prompt, cached, completion, cost), strict=True)),
+            "seconds": round(seconds, 3),
+            "served_model": None if local else answer.get("model"),
+        }
+
+    async def _afford(self, model: str, worst: float | None) -> None:
+        """Wait until the budget surely covers a call of at most `worst` USD. Raises UserError when it never will."""
+        s = self.settings
+        if s.budget_usd is not None and worst is None:
+            raise UserError(f"llm.budget_usd is set, but {model} has no price; add it to the prices of its endpoint")
+        while True:
+            spent = self.paid + self._reserved
+            if s.budget_calls is not None and self.made >= s.budget_calls:
+                stop = f"llm.budget_calls: {self.made} calls are made"
+            elif s.budget_usd is not None and spent + (worst or 0.0) > s.budget_usd:
+                stop = f"llm.budget_usd: {spent:.4f} of {s.budget_usd} USD are spent and the next call may cost {worst:.4f}"
+            else:
+                return
+            if not self._under_way:
+                raise UserError(f"{stop}; all replies are kept, run again to continue")
+            await asyncio.sleep(0.02)  # calls under way are let end; most cost less than was set aside for them
+
     def rate(self, seconds: float) -> str:
-        """For the progress line: calls a second, and how many of them were stored before."""
-        return f"{self.calls / max(seconds, 1e-9):.1f} calls/s, {self.hits} of {self.calls} from the cache"
+        """For the progress line: calls a second, how many were stored before, and what the others cost."""
+        cost = f", {self.paid:.4f} USD" if self.paid else ""
+        return f"{self.calls / max(seconds, 1e-9):.1f} calls/s, {self.hits} of {self.calls} from the cache{cost}"
 
     def put_aside(self, item: str, role: str, error: SetAside) -> None:
         """Record an item that could not be had; `finish` writes them down."""
         self.set_aside.append({"item": item, "role": role, "reason": error.reason, "raw": error.raw})
 
     def metrics(self) -> dict[str, Any]:
-        """Counts by role: calls, tokens, outcomes. The same whether replies were paid for now or before."""
-        return {
-            name: {**dict(sorted(self.usage[name].items())), "outcomes": dict(sorted(self.outcomes[name].items()))}
-            for name in sorted(self.usage)
-        }
+        """Calls, tokens, cost (as paid when the reply came) and outcomes, of all roles and by role.
+
+        The same whether the replies were paid for now or before. A sum is None where one of its parts is unknown.
+        """
+        everything = [row for rows in self.usage.values() for row in rows]
+        roles = {name: {**totals(rows), "outcomes": dict(self.outcomes[name])} for name, rows in self.usage.items()}
+        return {"all": totals(everything), **roles}
 
     def finish(self, path: Path, items: int, max_failed_share: float) -> None:
         """Write the quarantine file; fail if more than the given share of the items was set aside."""
@@ -253,6 +315,12 @@ class Client:
                 f"{len(self.set_aside)} of {items} items were set aside, more than the allowed share of "
                 f"{max_failed_share}; see {path}; the first: {first['item']}: {first['reason']}: {first['raw'][:120]}"
             )
+
+
+def totals(rows: list[tuple[float | None, ...]]) -> dict[str, float | None]:
+    """Number and sums of COUNTS."""
+    sums = {name: [row[i] for row in rows] for i, name in enumerate(COUNTS)}
+    return {"calls": len(rows), **{k: None if None in v else round(sum(v), 6) for k, v in sums.items()}}  # type: ignore[arg-type]
 
 
 async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progress: Progress | None = None) -> list[R]:
