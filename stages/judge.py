@@ -5,6 +5,7 @@ An answer that cannot be read is `unscored`, with its reason and raw text; it is
 Run: python -m stages.judge (the arguments are in dvc.yaml)
 """
 
+import asyncio
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -84,7 +85,8 @@ async def score(client: Client, judge: Role, prompt: prompts.Prompt, seed: int, 
 
 async def scores(client: Client, judge: Role, prompt: prompts.Prompt, seed: int, case: Record) -> list[Record]:
     """Judgements of one conversation, turn after turn: each prompt begins with the one before (prefix cache)."""
-    return [await score(client, judge, prompt, seed, case, turn) for turn in range(len(case["turns"]))]
+    asked = [score(client, judge, prompt, seed, case, turn) for turn in range(len(case["turns"]))]
+    return await asyncio.gather(*asked) if client.batched(judge) else [await a for a in asked]
 
 
 async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], dict[str, Any]]:
@@ -96,7 +98,8 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
     async with Client("judge", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
         jobs = [partial(scores, client, judge, prompt, p.judge.seed, case) for case in cases]
         with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate) as progress:
-            rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
+            width = len(jobs) if client.batched(judge) else p.llm.conversations_in_flight
+            rows = await windowed(jobs, width, progress)
         return [row for case in rows for row in case], client.metrics()
 
 

@@ -114,10 +114,10 @@ def parse_verdict(text: str) -> int:
 
 
 class Grower:
-    """Grows trees: everything the calls of one tree share."""
+    """Grows trees: everything the calls of one tree share. Verdicts are asked for in `later`; nothing waits for them."""
 
-    def __init__(self, p: Params, client: Client, texts: dict[str, prompts.Prompt]):
-        self.p, self.client, self.texts = p, client, texts
+    def __init__(self, p: Params, client: Client, texts: dict[str, prompts.Prompt], later: asyncio.TaskGroup):
+        self.p, self.client, self.texts, self.later = p, client, texts, later
         reply = {"stop": REPLY_STOPS}
         self.user = role(p.roles, "user", stop=simulator.USER_TURN_STOPS)
         self.inducer = role(p.roles, "inducer", stop=("\n",), accept=("ok", "truncated"))
@@ -130,7 +130,7 @@ class Grower:
         return seed_of(self.p.roleplay.seed, persona.id, node_id, who)
 
     async def grow(self, persona: Persona) -> Record:
-        """One whole tree. Calls that cannot be had end their branch; what was said before them stays."""
+        """One whole tree but for its verdicts. Calls that cannot be had end their branch; what was said before stays."""
         nodes: dict[str, tree.Node] = {}
         ended: list[Record] = []
         await self._turn(persona, "u", [], [], nodes, ended)
@@ -190,8 +190,8 @@ class Grower:
             if reply["continues"]:
                 exchange = Exchange(fact, node["text"], reply["text"])
                 onward.append(self._turn(persona, f"{node_id}/{name}/u", [*past, exchange], node["note"], nodes, ended))
-        # the verdict decides nothing about how the tree goes on, so nothing waits for it
-        await asyncio.gather(self._verify(persona, node, nodes), *onward)
+        self.later.create_task(self._verify(persona, node, nodes))  # decides nothing about how the tree goes on
+        await asyncio.gather(*onward)
 
     def _end(self, persona: Persona, node_id: str, who: str, error: SetAside, ended: list[Record]) -> None:
         ended.append({"id": node_id, "role": who, "reason": error.reason})
@@ -262,8 +262,11 @@ class Grower:
                 return {**shown, "chosen": None, "raw": e.raw, "reason": e.reason}
             return {**shown, "chosen": (first, second)[answer.value - 1]["role"], "raw": answer.text}
 
-        # one after the other: the second finds all but the replies in the server's prefix cache, and nothing waits for it
-        node["verdicts"] = [await verdict(preferred, rejected), await verdict(rejected, preferred)]
+        asked = [verdict(preferred, rejected), verdict(rejected, preferred)]
+        if self.client.batched(self.verifier):
+            node["verdicts"] = await asyncio.gather(*asked)
+        else:  # one after the other: the second finds all but the replies in the server's prefix cache
+            node["verdicts"] = [await a for a in asked]
 
 
 def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) -> dict[str, Any]:
@@ -307,10 +310,11 @@ def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) ->
 async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prompt], base: Path, aside: Path) -> Any:
     """Grow all trees; returns them with the calls' counts."""
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
-        grower = Grower(p, client, texts)
-        with Progress("roleplay: trees", len(personas), client.rate) as progress:
-            jobs = [partial(grower.grow, x) for x in personas]
-            trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
+        async with asyncio.TaskGroup() as later:
+            grower = Grower(p, client, texts, later)
+            with Progress("roleplay: trees", len(personas), client.rate) as progress:
+                jobs = [partial(grower.grow, x) for x in personas]
+                trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
         client.finish(aside, turns_wanted, p.roleplay.max_failed_share)
         return trees, client.metrics()

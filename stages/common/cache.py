@@ -46,8 +46,8 @@ class Cache:
         self.path = folder / "replies.sqlite"
         self._owners = folder / "owners"
         self._owners.mkdir(exist_ok=True)
-        self._owner = uuid.uuid4().hex
-        self._lock = (self._owners / self._owner).open("w")
+        self.owner = uuid.uuid4().hex
+        self._lock = (self._owners / self.owner).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             self.db = self._connect()
@@ -72,10 +72,10 @@ class Cache:
 
     def close(self) -> None:
         """Drop this process's claims and its lock."""
-        self.db.execute("DELETE FROM claims WHERE owner=?", (self._owner,))
+        self.db.execute("DELETE FROM claims WHERE owner=?", (self.owner,))
         self.db.close()
         self._write_db.close()
-        (self._owners / self._owner).unlink(missing_ok=True)
+        (self._owners / self.owner).unlink(missing_ok=True)
         self._lock.close()
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -95,7 +95,7 @@ class Cache:
             stored = self.get(key)
             if stored is not None:
                 return stored, True
-            if await self._write("INSERT OR IGNORE INTO claims VALUES(?,?)", (key, self._owner)):
+            if await self._write("INSERT OR IGNORE INTO claims VALUES(?,?)", (key, self.owner)):
                 break
             if not self._steal(key):
                 await asyncio.sleep(0.05)
@@ -104,10 +104,14 @@ class Cache:
             if stored is not None:
                 return stored, True
             reply = await make()
-            await self._write(INSERT, self._row(key, reply, about))
+            await self.put(key, reply, **about)
             return reply, False
         finally:
-            await asyncio.shield(self._write("DELETE FROM claims WHERE key=? AND owner=?", (key, self._owner)))
+            await asyncio.shield(self._write("DELETE FROM claims WHERE key=? AND owner=?", (key, self.owner)))
+
+    async def put(self, key: str, reply: dict[str, Any], **about: Any) -> None:
+        """Store a reply; the one that is there already stays."""
+        await self._write(INSERT, self._row(key, reply, about))
 
     @staticmethod
     def _row(key: str, reply: dict[str, Any], about: dict[str, Any]) -> tuple[Any, ...]:
@@ -116,18 +120,24 @@ class Cache:
         counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
         return (key, text, *(about.get(n) for n in names), time.time(), *(reply.get(n) for n in counts))
 
+    def alive(self, owner: str) -> bool:
+        """Whether the process that opened a cache as `owner` still runs."""
+        if owner == self.owner:
+            return True
+        try:
+            with (self._owners / owner).open() as f:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:
+            pass
+        return False
+
     def _steal(self, key: str) -> bool:
         """Void the claim on `key` if its owner is dead."""
         row = self.db.execute("SELECT owner FROM claims WHERE key=?", (key,)).fetchone()
-        if row is None or row[0] == self._owner:
+        if row is None or self.alive(row[0]):
             return False
-        try:
-            with (self._owners / row[0]).open() as f:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except FileNotFoundError:
-            pass
         self.db.execute("DELETE FROM claims WHERE owner=?", (row[0],))
         (self._owners / row[0]).unlink(missing_ok=True)
         return True

@@ -41,6 +41,10 @@ class Price:
         found = self.prompt if self.cached is None else self.cached
         return ((prompt - cached) * self.prompt + cached * found + completion * self.completion) / 1e6
 
+    def times(self, factor: float) -> "Price":
+        """The price at a discount."""
+        return Price(self.prompt * factor, self.completion * factor, None if self.cached is None else self.cached * factor)
+
 
 @dataclass
 class Limits:
@@ -113,18 +117,21 @@ class Endpoint:
         if self._client is not None:
             await self._client.close()
 
-    def _connect(self) -> Any:
-        import httpx2
-        from openai import AsyncOpenAI, DefaultAioHttpClient
+    def client(self) -> Any:
+        """The openai client; its own retries are off."""
+        if self._client is None:
+            import httpx2
+            from openai import AsyncOpenAI, DefaultAioHttpClient
 
-        pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
-        return AsyncOpenAI(
-            base_url=self.limits.base_url,
-            api_key=self._key,
-            max_retries=0,
-            timeout=self.limits.timeout_s,
-            http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
-        )
+            pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
+            self._client = AsyncOpenAI(
+                base_url=self.limits.base_url,
+                api_key=self._key,
+                max_retries=0,
+                timeout=self.limits.timeout_s,
+                http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
+            )
+        return self._client
 
     async def post(self, body: dict[str, Any], tokens: int = 0) -> tuple[dict[str, Any], float]:
         """The server's answer to a chat completion request, and the seconds it took.
@@ -138,8 +145,7 @@ class Endpoint:
         """
         import openai
 
-        if self._client is None:
-            self._client = self._connect()
+        client = self.client()
         caller = asyncio.current_task()
         assert caller is not None
         deadline = time.monotonic() + self.limits.deadline_s
@@ -150,24 +156,24 @@ class Endpoint:
             self.sending.add(caller)
             try:
                 # the low-level call: building the typed request costs 4 ms of CPU with a long history
-                answer = await self._client.post("/chat/completions", cast_to=object, body=body)
+                answer = await client.post("/chat/completions", cast_to=object, body=body)
                 if not isinstance(answer, dict) or not answer.get("choices"):
                     raise SetAside("malformed", str(answer)[:2000])
                 self._healthy()
                 return answer, time.monotonic() - sent
             except openai.RateLimitError as e:
                 if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
-                    raise UserError(f"endpoint {self.name}: out of quota: {self._told(e)}") from None
+                    raise UserError(f"endpoint {self.name}: out of quota: {self.told(e)}") from None
                 last, pause = e, self._throttled(e, tries)
             except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
-                raise UserError(f"endpoint {self.name} answers {e.status_code}: {self._told(e)}") from None
+                raise UserError(f"endpoint {self.name} answers {e.status_code}: {self.told(e)}") from None
             except (openai.APIConnectionError, openai.InternalServerError) as e:  # timeouts are connection errors
                 last, pause = e, self._fault(tries)
                 if probe:
                     pause = 0.0  # the breaker's own clock decides
             except openai.APIStatusError as e:
                 reason = "context_overflow" if "context" in str(e).lower() else f"status_{e.status_code}"
-                raise SetAside(reason, self._told(e)) from None
+                raise SetAside(reason, self.told(e)) from None
             finally:
                 self._leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
@@ -175,12 +181,12 @@ class Endpoint:
             if time.monotonic() + pause > deadline:
                 if isinstance(last, openai.APIConnectionError):
                     raise UserError(
-                        f"endpoint {self.name} at {self.limits.base_url} is not there: {self._told(last)}"
+                        f"endpoint {self.name} at {self.limits.base_url} is not there: {self.told(last)}"
                     ) from None
-                raise SetAside("deadline", self._told(last)) from None
+                raise SetAside("deadline", self.told(last)) from None
             await asyncio.sleep(pause)
 
-    def _told(self, error: Exception) -> str:
+    def told(self, error: Exception) -> str:
         """What the server said, on one line, without the key."""
         body = getattr(error, "body", None)
         text = body.get("message", body) if isinstance(body, dict) else error.__cause__ or error

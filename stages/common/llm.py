@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from stages.common import engine
+from stages.common import batch, engine
 from stages.common.cache import Cache, root
 from stages.common.endpoint import Endpoint, Limits, Price, SetAside
 from stages.common.errors import UserError
@@ -51,6 +51,8 @@ class Llm:
     endpoints: dict[str, Limits]
     budget_usd: float | None = None  # what one run of one stage may pay for new replies; None: no limit
     budget_calls: int | None = None  # ... and how many calls it may make; 0: stored replies only
+    batch_roles: list[str] = field(default_factory=list)  # asked through the Batch API of their endpoint: verifier, judge
+    batch_poll_s: float = 30.0
 
     def __post_init__(self) -> None:
         require((self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"))
@@ -101,6 +103,24 @@ def outcome(reply: dict[str, Any]) -> str:
     return "truncated" if reply["finish"] == "length" else "ok"
 
 
+def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, seconds: float) -> dict[str, Any]:
+    """What is kept of a server's answer. Counts it does not tell, and a cost that cannot be known, are None, not 0."""
+    choice, usage = answer["choices"][0], answer.get("usage") or {}
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+    prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    cost = None
+    if price and prompt is not None and completion is not None:
+        cost = price.usd(prompt, cached or 0, completion)
+    return {
+        "text": choice["message"].get("content") or "",
+        "refusal": choice["message"].get("refusal"),
+        "finish": choice.get("finish_reason"),
+        **dict(zip(COUNTS, (prompt, cached, completion, cost), strict=True)),
+        "seconds": round(seconds, 3),
+        "served_model": None if local else answer.get("model"),
+    }
+
+
 class Client:
     """All calls of one stage run. Use as an async context manager.
 
@@ -120,7 +140,8 @@ class Client:
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
         self.outcomes: dict[str, Counter[str]] = {}
         self.usage: dict[str, list[tuple[float | None, ...]]] = {}  # COUNTS of each reply, by role
-        self.calls = self.hits = self.made = self._under_way = 0
+        self.calls = self.hits = self.made = self._under_way = self._batched = 0
+        self._batches: dict[str, batch.Batches] = {}
         self.paid = self._reserved = 0.0  # USD: of answers that came, and at most of those under way
         self._running: set[asyncio.Task[tuple[dict[str, Any], bool]]] = set()
         self.set_aside: list[dict[str, Any]] = []
@@ -142,6 +163,8 @@ class Client:
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+        for batches in self._batches.values():
+            await batches.close()
         for endpoint in endpoints:
             await endpoint.close()
         for e in self._engines:
@@ -230,7 +253,7 @@ class Client:
             reply, hit = stored, True
         else:
             about = {"stage": self.stage, "role": role.name, "model": identity}
-            task = asyncio.create_task(self._cache.once(key, partial(self._call, role, body), **about))
+            task = asyncio.create_task(self._cache.once(key, partial(self._call, key, role, body, about), **about))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
@@ -239,37 +262,53 @@ class Client:
         self.usage.setdefault(role.name, []).append(tuple(reply.get(name) for name in COUNTS))
         return reply
 
-    async def _call(self, role: Role, body: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, key: str, role: Role, body: dict[str, Any], about: dict[str, str]) -> dict[str, Any]:
         """A paid call: the reply as it is stored."""
-        local = role.model in self._folders
         endpoint, served = await self._endpoint(role.model)
-        price = Price(0, 0) if local else endpoint.limits.prices.get(served)
+        batched = self.batched(role)
+        price = self._price(role.model, endpoint, served, batched)
         size = sum(len(m["content"].encode()) for m in body["messages"])
         worst = price.usd(size, 0, role.tokens) if price else None  # no token is shorter than a byte
         await self._afford(role.model, worst)
         self.made += 1
         self._under_way += 1
+        self._batched += batched
         self._reserved += worst or 0.0
         try:
-            answer, seconds = await endpoint.post({"model": served, **body}, tokens=size // 4 + role.tokens)
+            request = {"model": served, **body}
+            if batched:
+                answer = await self._batch(endpoint).answer(key, request, {**about, "served": served})
+                seconds = 0.0
+            else:
+                answer, seconds = await endpoint.post(request, tokens=size // 4 + role.tokens)
         finally:
             self._under_way -= 1
+            self._batched -= batched
             self._reserved -= worst or 0.0
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
-        prompt, completion = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        cost = None  # unknown, which is not 0
-        if price and prompt is not None and completion is not None:
-            cost = price.usd(prompt, cached or 0, completion)
-        self.paid += (worst or 0.0) if cost is None else cost
-        return {
-            "text": choice["message"].get("content") or "",
-            "refusal": choice["message"].get("refusal"),
-            "finish": choice.get("finish_reason"),
-            **dict(zip(COUNTS, (prompt, cached, completion, cost), strict=True)),
-            "seconds": round(seconds, 3),
-            "served_model": None if local else answer.get("model"),
-        }
+        reply = stored_form(answer, price, local=role.model in self._folders, seconds=seconds)
+        self.paid += (worst or 0.0) if reply["cost_usd"] is None else reply["cost_usd"]
+        return reply
+
+    def batched(self, role: Role) -> bool:
+        """Whether the calls of `role` go through a Batch API."""
+        return role.name in self.settings.batch_roles and role.model not in self._folders
+
+    def _price(self, model: str, endpoint: Endpoint, served: str, batched: bool) -> Price | None:
+        if model in self._folders:
+            return Price(0, 0)
+        price = endpoint.limits.prices.get(served)
+        return price.times(batch.DISCOUNT) if price and batched else price
+
+    def _batch(self, endpoint: Endpoint) -> batch.Batches:
+        async def store(key: str, answer: dict[str, Any], about: dict[str, str]) -> None:
+            price = self._price("", endpoint, about.pop("served"), True)
+            await self._cache.put(key, stored_form(answer, price, local=False, seconds=0.0), **about)
+
+        if endpoint.name not in self._batches:
+            online = lambda: self._under_way - self._batched  # noqa: E731
+            poll = self.settings.batch_poll_s
+            self._batches[endpoint.name] = batch.Batches(endpoint, self._cache, store, online, poll)
+        return self._batches[endpoint.name]
 
     async def _afford(self, model: str, worst: float | None) -> None:
         """Wait until the budget surely covers a call of at most `worst` USD. Raises UserError when it never will."""
