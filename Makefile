@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro test check lint
+.PHONY: setup repro plan test check lint
 
 setup: $(VENV)/.done
 
@@ -17,6 +17,9 @@ repro: setup
 	python -m stages.common.params
 	dvc repro
 	python -m stages.common.table results/eval.json
+
+plan: setup
+	python -m stages.common.plan
 
 test: setup
 	python -m pytest

@@ -96,14 +96,19 @@ async def conversation(
     return {**persona.record(), "items": persona.items, "turns": said, "ended": ended}
 
 
+def under_test(c: Converse, same: bool) -> Role:
+    """The model under test, a role; `same`: it is the embedded one."""
+    # a cut or empty reply is the model's own doing and is judged as it is
+    taken = ("ok", "truncated", "empty", "refused", "filtered")
+    return Role(UNDER_TEST, EMBEDDED if same else UNDER_TEST, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=taken)
+
+
 async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record], dict[str, Any]]:
     """All conversations with the calls' counts."""
     c = p.converse
     user_prompt, system = prompts.load(a.user_prompt), prompts.load(a.system_prompt)
     same = Path(a.model).resolve() == Path(a.base).resolve()  # then one server is enough
-    # a cut or empty reply is the model's own doing and is judged as it is
-    taken = ("ok", "truncated", "empty", "refused", "filtered")
-    tested = Role(UNDER_TEST, EMBEDDED if same else UNDER_TEST, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=taken)
+    tested = under_test(c, same)
     folders = {EMBEDDED: a.base, UNDER_TEST: a.model}
     async with Client("converse", p.llm, folders, c.resamples) as client:
         with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate) as progress:

@@ -10,6 +10,7 @@ Run: python -m stages.filter_personas (the arguments are in dvc.yaml)
 import asyncio
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,7 @@ from stages.common.records import Record, digest, read_jsonl, seed_of, write_jso
 from stages.common.turns import overlap, words
 
 if TYPE_CHECKING:
-    from stages.common.embed import Encoder
-
+    from stages.common.embed import Vectors
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
 
@@ -173,11 +173,13 @@ async def _ask(
     return parse(kind, answer.text, answer.outcome == "truncated")[: p.per_call]
 
 
-async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, encode: "Encoder") -> None:
+async def grow(
+    kind: Kind, p: FilterPersonas, client: Client, generator: Role, encode: Callable[[list[str]], "Vectors"]
+) -> None:
     """Rounds of generation until a stop is reached; `kind` is changed in place."""
     import numpy as np
 
-    kept = encode([t["text"] for t in kind.texts])
+    kept = None
     poor = 0
     with Progress(f"filter_personas: {kind.name}", kind.settings.target) as progress:
         progress.step(min(len(kind.texts), kind.settings.target))
@@ -203,6 +205,8 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
                 else:
                     texts.append(text)
             accepted = 0
+            if kept is None:
+                kept = encode([t["text"] for t in kind.texts])
             for text, vector in zip(texts, encode(texts), strict=True):
                 if float(np.max(kept @ vector)) > kind.settings.threshold:
                     kind.rejected["duplicate"] += 1
@@ -240,16 +244,20 @@ def split(profiles: list[str], personalities: list[str], p: FilterPersonas) -> t
     return pairs[: p.train], [Persona(t, s) for t in held for s in held_traits]
 
 
+def generator(p: Params) -> Role:
+    """The role that invents texts."""
+    stop = ("\n",) if p.filter_personas.per_call == 1 else ()
+    return role(p.roles, "generator", stop=stop, accept=("ok", "truncated"))
+
+
 async def work(p: Params, kinds: list[Kind], base: Path) -> dict[str, Any]:
     """Grow both pools; returns the calls' counts."""
     from stages.common.embed import Encoder
 
     encode = Encoder(p.encoder)
-    stop = ("\n",) if p.filter_personas.per_call == 1 else ()
-    generator = role(p.roles, "generator", stop=stop, accept=("ok", "truncated"))
     async with Client("filter_personas", p.llm, {EMBEDDED: base}, resamples=0) as client:
         for kind in kinds:
-            await grow(kind, p.filter_personas, client, generator, encode)
+            await grow(kind, p.filter_personas, client, generator(p), encode)
         return client.metrics()
 
 

@@ -89,10 +89,15 @@ async def scores(client: Client, judge: Role, prompt: prompts.Prompt, seed: int,
     return await asyncio.gather(*asked) if client.batched(judge) else [await a for a in asked]
 
 
+def judging(p: Params) -> Role:
+    """The role that scores."""
+    return role(p.roles, "judge", stop=("\n",), accept=("ok", "truncated"))
+
+
 async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], dict[str, Any]]:
     """All judgements with the calls' counts."""
     prompt = prompts.load(a.judge_prompt)
-    judge = role(p.roles, "judge", stop=("\n",), accept=("ok", "truncated"))
+    judge = judging(p)
     if not any(case["turns"] for case in cases):
         raise UserError(f"{a.conversations}: holds no reply to judge")
     async with Client("judge", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:

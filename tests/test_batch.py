@@ -31,6 +31,7 @@ class BatchServer:
         self.looks = 2
         self.ends = "completed"
         self.refuses: set[str] = set()  # texts whose request fails
+        self.unknown = "-"  # part of the paths that are answered by 404
         self.lose_create = False  # the batch is made, but its maker never hears of it
         outer = self
 
@@ -39,7 +40,9 @@ class BatchServer:
 
             def do_POST(self):
                 data = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.path.endswith("/files"):
+                if outer.unknown in self.path:
+                    self.answer({"error": {"message": "no such path"}}, 404)
+                elif self.path.endswith("/files"):
                     name = f"file-{len(outer.files)}"
                     outer.files[name] = re.search(rb'(\{"custom_id".*\})\r?\n', data, re.S)[1].decode()
                     self.answer({"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f",
@@ -67,9 +70,9 @@ class BatchServer:
                 else:
                     self.answer({"object": "list", "data": outer.batches, "has_more": False})
 
-            def answer(self, value):
+            def answer(self, value, status=200):
                 data = (value if isinstance(value, str) else json.dumps(value)).encode()
-                self.send_response(200)
+                self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
@@ -241,3 +244,8 @@ def test_verdicts_and_scores_from_a_batch_are_those_asked_for_online(batches, tm
     assert found["online"] == found["batch"] and found["batch"][0].count(b"verdicts") == 6
     sizes = [len(text.splitlines()) for name, text in batches.files.items() if name.startswith("file-")]
     assert sizes == [12, 2]  # one batch of all verdicts, one of all scores
+
+
+def test_a_server_without_a_batch_api_is_named(batches):
+    batches.unknown = "/files"
+    assert "endpoint scripted: batch: no such path" in str(run(batches, asks("a"))[0][0])

@@ -87,15 +87,16 @@ class Batches:
         """The result of `call(client)`; a server that is away is tried again, a refusal ends the run with one line."""
         import openai
 
-        pause = self._poll_s
+        pause, passed = self._poll_s, 0.0
         while True:
             try:
                 return await call(self._endpoint.client())
-            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError):
-                await asyncio.sleep(pause)
-                pause = min(60.0, 2 * pause)
-            except openai.APIStatusError as e:
-                raise UserError(f"endpoint {self._endpoint.name}: batch: {self._endpoint.told(e)}") from None
+            except openai.APIError as e:
+                away = isinstance(e, openai.APIConnectionError | openai.InternalServerError | openai.RateLimitError)
+                if not away or passed > self._endpoint.limits.deadline_s:
+                    raise UserError(f"endpoint {self._endpoint.name}: batch: {self._endpoint.told(e)}") from None
+            await asyncio.sleep(pause)
+            passed, pause = passed + pause, min(60.0, 2 * pause)
 
     async def _submit(self) -> None:
         taken = {key: self._new.pop(key) for key in list(self._new)[:MOST]}

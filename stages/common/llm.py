@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from stages.common import batch, engine
 from stages.common.cache import Cache, root
@@ -134,7 +134,7 @@ class Client:
     def __init__(self, stage: str, settings: Llm, folders: dict[str, Path], resamples: int = 2):
         self.stage, self.settings, self.resamples = stage, settings, resamples
         self._folders = folders
-        self._cache = Cache(root())
+        self.cache = Cache(root())
         self._identities: dict[str, str] = {}
         self._engines: list[engine.Engine] = []
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
@@ -146,7 +146,7 @@ class Client:
         self._running: set[asyncio.Task[tuple[dict[str, Any], bool]]] = set()
         self.set_aside: list[dict[str, Any]] = []
 
-    async def __aenter__(self) -> "Client":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -169,7 +169,7 @@ class Client:
             await endpoint.close()
         for e in self._engines:
             e.stop()
-        self._cache.close()
+        self.cache.close()
 
     def model_identity(self, model: str) -> str:
         """What stands for the model in a cache key and in protocols: digest of local weights, else endpoint:name."""
@@ -233,7 +233,10 @@ class Client:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
         raise SetAside(found, text)
 
-    async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+    def request(
+        self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None
+    ) -> tuple[str, dict[str, Any]]:
+        """(key of the reply, body of the request but for the model's name at its server)."""
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": role.temp,
@@ -246,14 +249,16 @@ class Client:
             body["stop"] = list(role.stop)
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
-        identity = self.model_identity(role.model)
-        key = digest(identity, body)
-        stored = self._cache.get(key)
+        return digest(self.model_identity(role.model), body), body
+
+    async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+        key, body = self.request(role, messages, seed, schema)
+        stored = self.cache.get(key)
         if stored is not None:
             reply, hit = stored, True
         else:
-            about = {"stage": self.stage, "role": role.name, "model": identity}
-            task = asyncio.create_task(self._cache.once(key, partial(self._call, key, role, body, about), **about))
+            about = {"stage": self.stage, "role": role.name, "model": self.model_identity(role.model)}
+            task = asyncio.create_task(self.cache.once(key, partial(self._call, key, role, body, about), **about))
             self._running.add(task)
             task.add_done_callback(self._running.discard)
             reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
@@ -302,12 +307,12 @@ class Client:
     def _batch(self, endpoint: Endpoint) -> batch.Batches:
         async def store(key: str, answer: dict[str, Any], about: dict[str, str]) -> None:
             price = self._price("", endpoint, about.pop("served"), True)
-            await self._cache.put(key, stored_form(answer, price, local=False, seconds=0.0), **about)
+            await self.cache.put(key, stored_form(answer, price, local=False, seconds=0.0), **about)
 
         if endpoint.name not in self._batches:
             online = lambda: self._under_way - self._batched  # noqa: E731
             poll = self.settings.batch_poll_s
-            self._batches[endpoint.name] = batch.Batches(endpoint, self._cache, store, online, poll)
+            self._batches[endpoint.name] = batch.Batches(endpoint, self.cache, store, online, poll)
         return self._batches[endpoint.name]
 
     async def _afford(self, model: str, worst: float | None) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
@@ -34,11 +35,11 @@ class Progress:
 
     def _print(self, start: str, end: str) -> None:
         passed = time.monotonic() - self._start
-        left = f", {_span(passed / self.done * (self.total - self.done))} left" if 0 < self.done < self.total else ""
+        left = f", {span(passed / self.done * (self.total - self.done))} left" if 0 < self.done < self.total else ""
         extra = f", {self._extra(passed)}" if self._extra else ""
         share = self.done / self.total if self.total else 1.0
         bar = f"[{'#' * int(24 * share):<24}] " if self._tty else ""
-        line = f"{self.what}: {bar}{self.done}/{self.total}, {_span(passed)} passed{left}{extra}"
+        line = f"{self.what}: {bar}{self.done}/{self.total}, {span(passed)} passed{left}{extra}"
         self._out.write(f"{start}{line[:150]}{'  ' if self._tty else ''}{end}")
         self._out.flush()
 

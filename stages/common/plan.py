@@ -1,0 +1,313 @@
+"""What the current params would cost: calls, tokens, USD and time by stage and role, before anything is spent.
+
+The stages' own code walks through their conversations; a reply that is stored is taken, one that is not is counted and
+stood in for. So the number of calls is exact but for redraws, and for new personas, whose acceptance is the last run's.
+
+Run: python -m stages.common.plan (nothing is asked, nothing is written)
+"""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import math
+import os
+import shlex
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from stages import converse, filter_personas, judge, roleplay, seed_personas
+from stages.common import params, prompts
+from stages.common.batch import DISCOUNT
+from stages.common.errors import run
+from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
+from stages.common.personas import Persona, from_record
+from stages.common.progress import span
+from stages.common.prompts import Message
+from stages.common.records import Record, read_jsonl, read_text
+
+ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
+USED = 0.6  # of its token limit a reply takes, until a run has measured it
+
+
+class Unknown(Exception):
+    """The walk cannot go on without a reply that is not stored."""
+
+
+@dataclass
+class Need:
+    """What one role of one stage needs: replies that are stored by then, and calls to make with their tokens and seconds."""
+
+    stored: int = 0
+    calls: int = 0
+    prompt: float = 0.0
+    completion: float = 0.0
+    usd: float | None = 0.0
+    seconds: float | None = 0.0
+
+
+@dataclass
+class Means:
+    """Mean completion tokens and seconds of the stored replies, by role."""
+
+    completion: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+class Planner(Client):
+    """A client that asks nobody. `missing`: raise Unknown instead of standing in for a reply."""
+
+    def __init__(
+        self,
+        stage: str,
+        settings: Llm,
+        folders: dict[str, Path | None],
+        resamples: int,
+        seen: set[str],
+        missing: bool = False,
+    ):
+        known = {name: folder or Path(os.devnull) for name, folder in folders.items()}
+        super().__init__(stage, settings, known, resamples)
+        self.needs: dict[str, Need] = {}
+        self._missing, self._seen = missing, seen
+        self.means = Means()
+        for name, tokens, seconds in self.cache.db.execute(
+            "SELECT role, AVG(completion_tokens), AVG(NULLIF(json_extract(reply, '$.seconds'), 0)) FROM replies GROUP BY 1"
+        ):
+            self.means.completion[name], self.means.seconds[name] = tokens, seconds
+
+    def model_identity(self, model: str) -> str:
+        """As of the client; None for a local model stands for one that a stage has yet to make."""
+        yet_to_make = self._folders.get(model) == Path(os.devnull)
+        if not yet_to_make:
+            return super().model_identity(model)
+        return model if model == EMBEDDED else f"{model} of {self.stage}"
+
+    async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+        key, body = self.request(role, messages, seed, schema)
+        need = self.needs.setdefault(role.name, Need())
+        stored = self.cache.get(key)
+        if stored is None and self._missing:
+            raise Unknown
+        if stored is not None or key in self._seen:
+            need.stored += 1
+        else:
+            chars = sum(len(m["content"]) for m in body["messages"])
+            self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
+        self._seen.add(key)
+        # a verdict and a score can be read from it, no two are alike, and it is as long as such replies are
+        words = int(self.means.completion.get(role.name) or USED * role.tokens)
+        return stored or {"text": f"1 x{key[:12]}" + " word" * (words - 2), "finish": "stop"}
+
+    def _add(self, need: Need, role: Role, prompt: float) -> None:
+        completion = self.means.completion.get(role.name) or USED * role.tokens
+        need.calls += 1
+        need.prompt += prompt
+        need.completion += completion
+        price = None
+        if role.model in self._folders:
+            usd: float | None = 0.0
+            width = self.settings.embedded.concurrency
+        else:
+            endpoint, served = role.model.split(":", 1)
+            limits = self.settings.endpoints[endpoint]
+            price, width = limits.prices.get(served), limits.concurrency
+            usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
+        need.usd = None if usd is None or need.usd is None else need.usd + usd
+        seconds = self.means.seconds.get(role.name)
+        need.seconds = None if seconds is None or need.seconds is None else need.seconds + seconds / width
+
+    def more(self, role: Role, calls: int, like: list[Message]) -> None:
+        """Count `calls` calls whose messages are not known yet but about as long as `like`."""
+        need = self.needs.setdefault(role.name, Need())
+        for _ in range(calls):
+            self._add(need, role, sum(len(m["content"]) for m in like) / 4 + 5 * len(like))
+
+
+@dataclass
+class Stage:
+    """A stage of dvc.yaml: its arguments by name, its outputs, and whether DVC would run it."""
+
+    arguments: dict[str, str]
+    outs: set[str]
+    stale: bool
+
+
+class Pipeline:
+    """dvc.yaml as DVC sees it now."""
+
+    def __init__(self) -> None:
+        import networkx
+        from dvc.repo import Repo
+
+        self.stages: dict[str, Stage] = {}
+        with Repo() as repo:
+            status = repo.status()
+            changed = {s for s in repo.index.stages if s.addressing in status}
+            stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
+            for s in repo.index.stages:
+                words = shlex.split(s.cmd)
+                given = {w.removeprefix("--"): v for w, v in itertools.pairwise(words) if w.startswith("--")}
+                self.stages[s.addressing] = Stage(given, {str(o) for o in s.outs}, s in stale)
+
+    def stale(self, name: str) -> bool:
+        """Whether stage `name` would run."""
+        return self.stages[name].stale
+
+    def path(self, stage: str, argument: str) -> Path:
+        """The path that `--argument` of a stage names."""
+        return Path(self.stages[stage].arguments[argument])
+
+    def made(self, stage: str, argument: str) -> Path | None:
+        """The same, None where a stage has yet to make it."""
+        path = self.path(stage, argument)
+        return None if any(str(path) in s.outs and s.stale for s in self.stages.values()) else path
+
+    def named(self, kind: str) -> list[str]:
+        """Stages of a foreach."""
+        return [name for name in self.stages if name.partition("@")[0] == kind]
+
+    def prompts(self, stage: str, *names: str) -> dict[str, prompts.Prompt]:
+        """Prompt files of a stage by role."""
+        return {n: prompts.load(self.path(stage, f"{n}-prompt")) for n in names}
+
+    def personas(self, stage: str, number: int) -> list[Persona]:
+        """Personas that a stage reads, or `number` stand-ins as long as the seeds where they are yet to be made."""
+        path = self.made(stage, "personas")
+        if path is not None:
+            return [from_record(r, f"{path}:{n}") for n, r in enumerate(read_jsonl(path), 1)]
+        people, characters = self.seeds("profiles"), self.seeds("personalities")
+        pairs = [(people[n % len(people)]["text"], characters[n % len(characters)]["text"]) for n in range(number)]
+        return [Persona(f"{profile} My number is {n}.", traits) for n, (profile, traits) in enumerate(pairs)]
+
+    def seeds(self, pool: str) -> list[Record]:
+        """The handwritten texts of a pool."""
+        limits = params.load("seed_personas", seed_personas.Params).seed_personas
+        return seed_personas.read(self.path("seed_personas", pool), limits)
+
+
+async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+    """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
+    from stages.common.embed import Encoder
+
+    name = "filter_personas"
+    p = params.load(name, filter_personas.Params)
+    f, speaker = p.filter_personas, filter_personas.generator(p)
+    measured = line.path(name, "metrics")
+    last = json.loads(read_text(measured)) if measured.exists() else {}
+    texts = line.prompts(name, "profile", "personality")
+    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, 0, seen, missing=True) as client:
+        for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
+            settings = getattr(f, pool)
+            seeds = line.seeds(pool)
+            kind = filter_personas.Kind(pool, settings, prompt, seeds)
+            try:
+                with contextlib.redirect_stderr(io.StringIO()):  # its progress line
+                    await filter_personas.grow(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
+            except Unknown:
+                rounds = last.get(pool, {}).get("rounds", [])
+                share = sum(r["acceptance"] for r in rounds) / len(rounds) if rounds else ACCEPTANCE
+                left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
+                likely = min(math.ceil(left), f.max_rounds - len(kind.rounds))
+                client.more(speaker, likely * f.calls, filter_personas.chat(kind, [t["text"] for t in seeds[: f.examples]]))
+    return client.needs
+
+
+async def plan_roleplay(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+    """roleplay, walked through."""
+    p = params.load("roleplay", roleplay.Params)
+    texts = line.prompts("roleplay", "user", "inducer", "preferred", "rejected", "verifier")
+    number = params.load("filter_personas", filter_personas.Params).filter_personas.train
+    folders = {EMBEDDED: line.made("roleplay", "base")}
+    async with Planner("roleplay", p.llm, folders, p.roleplay.resamples, seen) as client:
+        for person in line.personas("roleplay", number):
+            async with asyncio.TaskGroup() as later:
+                await roleplay.Grower(p, client, texts, later).grow(person)
+    return client.needs
+
+
+async def plan_converse(line: Pipeline, name: str, seen: set[str]) -> tuple[dict[str, Need], list[Record]]:
+    """converse with one model, walked through, and what it gives the judge."""
+    p = params.load("converse", converse.Params)
+    texts = line.prompts(name, "user", "system")
+    f = params.load("filter_personas", filter_personas.Params).filter_personas
+    folders = {EMBEDDED: line.made(name, "base"), converse.UNDER_TEST: line.made(name, "model")}
+    tested = converse.under_test(p.converse, line.path(name, "model") == line.path(name, "base"))
+    async with Planner(name, p.llm, folders, p.converse.resamples, seen) as client:
+        people = line.personas(name, f.eval_profiles * f.eval_personalities)
+        talks = [converse.conversation(p, client, tested, x, texts["user"], texts["system"]) for x in people]
+        return client.needs, [await talk for talk in talks]
+
+
+async def plan_judge(line: Pipeline, name: str, cases: list[Record], seen: set[str]) -> dict[str, Need]:
+    """judge of one model, walked through."""
+    p = params.load("judge", judge.Params)
+    prompt = line.prompts(name, "judge")["judge"]
+    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, p.judge.resamples, seen) as client:
+        for case in cases:
+            await judge.scores(client, judge.judging(p), prompt, p.judge.seed, case)
+    return client.needs
+
+
+async def plan(line: Pipeline) -> dict[str, dict[str, Need]]:
+    """What each stage that asks models needs, by role. A stage that would not run needs nothing."""
+    needs: dict[str, dict[str, Need]] = {}
+    seen: set[str] = set()  # a reply that an earlier stage of the plan asks for is there when a later one needs it
+    if line.stale("filter_personas"):
+        needs["filter_personas"] = await plan_personas(line, seen)
+    if line.stale("roleplay"):
+        needs["roleplay"] = await plan_roleplay(line, seen)
+    talks: dict[str, list[Record]] = {}
+    for name in line.named("converse"):
+        if line.stale(name):
+            needs[name], talks[name] = await plan_converse(line, name, seen)
+    for name in line.named("judge"):
+        if line.stale(name):
+            talk = name.replace("judge", "converse")
+            cases = talks[talk] if talk in talks else read_jsonl(line.path(name, "conversations"))
+            needs[name] = await plan_judge(line, name, cases, seen)
+    return needs
+
+
+def table(needs: dict[str, dict[str, Need]]) -> str:
+    """The plan as text."""
+    head = ["stage", "role", "stored", "to ask", "prompt tokens", "completion tokens", "USD", "time"]
+    rows = [head]
+    every = [need for roles in needs.values() for need in roles.values()]
+    named = [(stage, name, need) for stage, roles in needs.items() for name, need in roles.items()]
+    for stage, name, need in [*named, ("all", "", total(every))]:
+        rows.append(
+            [
+                stage, name, str(need.stored), str(need.calls), f"{need.prompt:.0f}", f"{need.completion:.0f}",
+                "unknown" if need.usd is None else f"{need.usd:.2f}",
+                "unknown" if need.seconds is None else span(need.seconds),
+            ]
+        )  # fmt: skip
+    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
+    return "\n".join(
+        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows
+    )
+
+
+def total(needs: list[Need]) -> Need:
+    """Sum; None where a part is unknown."""
+    sums = Need()
+    for f in fields(Need):
+        values = [getattr(n, f.name) for n in needs]
+        setattr(sums, f.name, None if None in values else sum(values))
+    return sums
+
+
+def main() -> None:
+    line = Pipeline()
+    needs = asking(plan(line))
+    print(table(needs))
+    trained = [name for name in ("sft", "dpo") if line.stale(name)]
+    print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
+    print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+
+
+if __name__ == "__main__":
+    run(main)

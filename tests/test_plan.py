@@ -1,0 +1,88 @@
+"""The plan: what is to be asked is known before it is asked."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import complains
+
+from stages.common import plan
+from stages.common.llm import asking
+
+
+@pytest.fixture
+def planned(project, monkeypatch):
+    """The scripted project as a DVC repository."""
+    monkeypatch.chdir(project.folder)
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(words, check=True)
+    for line in Path("dvc.yaml").read_text().splitlines():  # code dependencies, as far as DVC asks for them
+        if line.strip().startswith("- stages/"):
+            file = Path(line.strip()[2:])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    project.set(
+        filter_personas__train=4, filter_personas__eval_profiles=2, roleplay__turns=3, converse__turns=3, converse__tokens=20
+    )
+    return project
+
+
+def calls() -> dict[str, int]:
+    needs = asking(plan.plan(plan.Pipeline()))
+    return {f"{stage} {role}": need.calls for stage, roles in needs.items() for role, need in roles.items()}
+
+
+def test_the_plan_of_a_first_run_is_what_is_then_asked(planned, server):
+    wanted = calls()
+    assert wanted["roleplay user"] == wanted["roleplay rejected"] == 12 and wanted["roleplay verifier"] == 24
+    assert wanted["judge@dpo judge"] == 6 and wanted["converse@sft user"] == 0 and wanted["converse@base user"] == 6
+    table = plan.table(asking(plan.plan(plan.Pipeline())))
+    assert "roleplay" in table and "unknown" in table  # no price, no time yet
+    for stage in ("seed_personas", "filter_personas", "roleplay"):
+        planned.run(stage)
+    made = len(server.requests)
+    ahead = sum(n for name, n in wanted.items() if name.startswith(("filter_personas", "roleplay")))
+    assert made * 0.85 <= ahead <= made * 1.15, (wanted, made)
+
+
+def test_what_the_cache_holds_is_not_to_be_asked(planned, server):
+    for stage in ("seed_personas", "filter_personas", "roleplay"):
+        planned.run(stage)
+    asked = len(server.requests)
+
+    class Line(plan.Pipeline):
+        """The same, as if DVC took the personas for up to date."""
+
+        def __init__(self):
+            super().__init__()
+            self.stages["filter_personas"].stale = self.stages["seed_personas"].stale = False
+
+    def calls():
+        needs = asking(plan.plan(Line()))
+        return {name: need.calls for name, need in needs["roleplay"].items()}
+
+    assert not any(calls().values())
+    planned.set(roleplay__turns=5)
+    more = calls()
+    assert more["user"] == 2 * 4 and more["verifier"] == 2 * 8
+    planned.run("roleplay")
+    assert len(server.requests) - asked == sum(more.values())
+
+
+def test_prices_and_times(planned, server):
+    planned.set(llm__endpoints__scripted__prices={"tiny": {"prompt": 10.0, "completion": 30.0}})
+    need = asking(plan.plan(plan.Pipeline()))["roleplay"]["verifier"]
+    assert need.usd == pytest.approx((need.prompt * 10 + need.completion * 30) / 1e6) and need.seconds is None
+    planned.set(llm__batch_roles=["verifier"])
+    half = asking(plan.plan(plan.Pipeline()))["roleplay"]["verifier"]
+    assert half.usd == pytest.approx(need.usd / 2)
+    planned.set(llm__batch_roles=[])
+    for stage in ("seed_personas", "filter_personas", "roleplay"):
+        planned.run(stage)
+    planned.set(roleplay__seed=2)
+    assert asking(plan.plan(plan.Pipeline()))["roleplay"]["user"].seconds > 0
+
+
+def test_a_fault_of_the_params_is_one_line(planned):
+    planned.set(roleplay__turns=0)
+    complains(planned._run(["stages.common.plan"], check=False), "roleplay.turns")
