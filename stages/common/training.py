@@ -1,6 +1,7 @@
 """What SFT and DPO share: loading, adapters, curves, log-probabilities of replies, saving for use and for serving."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,20 +103,20 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int) -> 
 
 
 def curves(folder: Path, what: str) -> Any:
-    """DVCLive callback that keeps loss, accuracy and the like by step, leaves out clock times, and shows progress."""
+    """DVCLive callback that keeps what is looked at, by step (no clock times: the same run, the same bytes)."""
     if "DVC_EXP_NAME" not in os.environ:
         os.environ.setdefault("DVC_STUDIO_OFFLINE", "true")  # a plain `dvc repro` is not an experiment of its own
     from dvclive import Live
     from dvclive.huggingface import DVCLiveCallback
 
-    timed = ("runtime", "per_second", "flos", "epoch", "num_tokens", "num_input_tokens")
+    kept = re.compile(r"(eval_)?(loss|grad_norm|learning_rate|mean_token_accuracy|rewards/\w+)")
 
     class Curves(DVCLiveCallback):  # type: ignore[misc, unused-ignore]
         def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             logs = kwargs.get("logs") or {}
             self.live.step = state.global_step
             for key, value in logs.items():
-                if isinstance(value, int | float) and not any(t in key for t in timed):
+                if isinstance(value, int | float) and kept.fullmatch(key):
                     name = key.removeprefix("eval_")
                     self.live.log_metric(f"{'eval' if key.startswith('eval_') else 'train'}/{name}", float(value))
             self.live.make_summary()
