@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common import params
+from stages.common import hygiene, params
 from stages.common.errors import UserError, parser, run
 from stages.common.records import Record, read_lines, read_text, write_jsonl
 
@@ -38,11 +38,11 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def read(path: Path, limits: SeedPersonas) -> list[Record]:
-    """Seeds of one file as {text, category}, in order, first of equal texts kept.
+def read(path: Path, limits: SeedPersonas, least: int = 1) -> list[Record]:
+    """Texts of one file as {text, category}, in order, first of equal texts kept.
 
     Raises:
-        UserError: file:line of a line that is no seed; a file without any.
+        UserError: file:line of a line that is no text; a file with fewer than `least`.
     """
     rows: dict[str, Record] = {}
     plain = path.suffix != ".jsonl"
@@ -62,8 +62,10 @@ def read(path: Path, limits: SeedPersonas) -> list[Record]:
                 f"{path}:{number}: {len(text)} characters, allowed are {limits.min_chars} to {limits.max_chars} "
                 f"(seed_personas in params.yaml): {text[:60]}"
             )
+        if hygiene.contact(text):
+            raise UserError(f"{path}:{number}: holds somebody's contact details; take them out: {text[:60]}")
         rows.setdefault(text.casefold(), {"text": text, "category": category})
-    if not rows:
+    if len(rows) < least:
         raise UserError(f"{path}: holds no seed; write at least one, one per line")
     return list(rows.values())
 

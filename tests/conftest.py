@@ -6,6 +6,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -128,6 +129,20 @@ class Done:
     stderr: str
 
 
+def filled(text: str, params, key: str | None = None, item=None) -> str:
+    """A text of dvc.yaml with its ${...} filled in as DVC does, from the foreach item and the params."""
+
+    def value(match):
+        first, _, rest = match[1].partition(".")
+        if first == "key":
+            return key
+        if first == "item":
+            return item[rest] if rest else item
+        return str(OmegaConf.select(params, match[1]))
+
+    return re.sub(r"\$\{([\w.]+)\}", value, text)
+
+
 class Project:
     """A folder with the repository's dvc.yaml, prompts and params, every role on the scripted server."""
 
@@ -135,7 +150,8 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        shutil.copytree(ROOT / "data/seeds", folder / "data/seeds")
+        for given in ("data/seeds", "data/import"):
+            shutil.copytree(ROOT / given, folder / given)
         params = OmegaConf.load(ROOT / "params.yaml")
         for key in params.roles:
             if key.endswith("_model"):
@@ -157,12 +173,8 @@ class Project:
         """Run a stage by the command line dvc.yaml gives it. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
         command = spec.get("do", spec)["cmd"].split()[1:]
-        if more:  # item of a foreach stage
-            item = spec["foreach"][more[0]] if isinstance(spec["foreach"], dict) else more[0]
-            values = {"key": more[0], "item": more[0]}
-            values.update({f"item.{k}": v for k, v in item.items()} if isinstance(item, dict) else {})
-            for name, value in values.items():
-                command = [c.replace("${" + name + "}", value) for c in command]
+        item = spec["foreach"][more[0]] if more and isinstance(spec["foreach"], dict) else more[0] if more else None
+        command = [filled(c, self.params, more[0] if more else None, item) for c in command]
         for name, value in replaced.items():
             command[command.index("--" + name.replace("_", "-")) + 1] = value
         return self._run(command[1:], check)

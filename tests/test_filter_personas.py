@@ -17,7 +17,8 @@ POOL = Pool(target=4, threshold=0.8, min_items=3, items=8, item_chars=40)
 def settings(**changes):
     values = dict(
         seed=1, profiles=POOL, personalities=POOL, examples=1, per_call=1, calls=1, min_acceptance=0.1, patience=1,
-        max_rounds=1, train=6, eval_profiles=2, eval_personalities=2,
+        max_rounds=1, train=6, eval_profiles=2, eval_personalities=2, split_threshold=0.75, language="en",
+        import_profiles="", import_personalities="",
     )  # fmt: skip
     return FilterPersonas(**{**values, **changes})
 
@@ -33,15 +34,22 @@ def test_items_that_cannot_stand_are_dropped_and_counted():
     )
 
 
+def spots(texts):
+    """An encoder for texts like `p3`: each its own axis, `p3x` near `p3`."""
+    axes = np.eye(64, dtype=np.float32)
+    near = 0.9 * axes + np.sqrt(1 - 0.81) * axes[::-1]
+    return np.stack([(near if t.endswith("x") else axes)[int(t.strip("pqx")) + 20 * (t[0] == "q")] for t in texts])
+
+
 def test_split_shares_nothing_and_repeats_no_pair():
     profiles, personalities = [f"p{i}" for i in range(6)], [f"q{i}" for i in range(5)]
-    train, held = split(profiles, personalities, settings(train=12))
+    train, held = split(profiles, personalities, settings(train=12), spots)
     assert len(train) == 12 and len({x.id for x in train}) == 12 and len(held) == 4
     assert not {x.profile for x in train} & {x.profile for x in held}
     assert not {x.personality for x in train} & {x.personality for x in held}
-    assert split(profiles, personalities, settings(train=5))[0] == train[:5]
+    assert split(profiles, personalities, settings(train=5), spots)[0] == train[:5]
     with pytest.raises(UserError, match="fewer than train = 13"):
-        split(profiles, personalities, settings(train=13))
+        split(profiles, personalities, settings(train=13), spots)
 
 
 def test_grows_to_target_and_pays_for_a_larger_one_only_what_is_new(project, server):
@@ -105,3 +113,45 @@ def test_nearest_rank_counts_ties_in_the_middle():
 
     pool = np.eye(3, dtype=np.float32)
     assert nearest_rank(np.array([[1, 0, 0], [0, 0, 0]], dtype=np.float32), pool, [0, 1]) == [1, 2]
+
+
+def test_no_near_duplicate_of_an_eval_text_is_trained_on():
+    profiles, personalities = [f"p{i}" for i in range(6)], [f"q{i}" for i in range(5)]
+    _, held = split(profiles, personalities, settings(train=1), spots)
+    near = f"{held[0].profile}x"
+    train, again = split([*profiles, near], personalities, settings(train=1, eval_profiles=6), spots)
+    if near not in {x.profile for x in again}:
+        assert near not in {x.profile for x in train}
+    train, _ = split([*profiles, near], personalities, settings(train=9), spots)
+    assert near not in {x.profile for x in train}
+    loose, held_loose = split([*profiles, near], personalities, settings(train=9, split_threshold=1.0), spots)
+    assert near in {x.profile for x in [*loose, *held_loose]}
+
+
+def test_pronouns_agree_in_every_pair():
+    profiles = ["He mends nets.", "She farms.", "I bake bread.", "He drives a tram.", "She sings.", "He paints."]
+    personalities = ["She is shy, bold, and kind.", "He is vain, dry, and warm.", "I am slow, calm, and fair.",
+                     "Shy, bold, and calm.", "He is loud, rude, and sly."]  # fmt: skip
+    encode = lambda texts: np.eye(64, dtype=np.float32)[[(profiles + personalities).index(t) for t in texts]]  # noqa: E731
+    train, held = split(profiles, personalities, settings(train=5, eval_profiles=2, eval_personalities=2), encode)
+    assert train and held
+    for x in [*train, *held]:
+        assert {x.profile.split()[0], x.personality.split()[0]} in (
+            {"He"}, {"She"}, {"I"}, {"He", "Shy,"}, {"She", "Shy,"}, {"I", "Shy,"}
+        )  # fmt: skip
+
+
+def test_own_texts_pass_the_same_rule_before_anything_is_generated(project, server):
+    (project.folder / "data/import/profiles.jsonl").write_text(
+        '"He keeps bees on the roof of a bank in Lyon. He is sixty. He never learnt to swim."\n'
+        '"He keeps bees on the roof of a bank in Lyon. He is sixty. He never learnt to swim, ever."\n'
+        '{"text": "She repairs church organs across Saxony. She is allergic to dust. She has a twin."}\n'
+    )
+    project.set(filter_personas__profiles__target=26, filter_personas__personalities__target=24)
+    project.run("seed_personas")
+    project.run("filter_personas")
+    assert not server.requests  # seeds and imports fill the pool
+    pool = project.rows("data/personas/profiles.jsonl")
+    assert [r["category"] for r in pool[24:]] == ["imported"] * 2 and "Saxony" in pool[25]["text"]
+    (project.folder / "data/import/profiles.jsonl").write_text('"A text that is long enough."\n"two" "values"\n')
+    complains(project.run("filter_personas", check=False), "profiles.jsonl:2: two JSON values")

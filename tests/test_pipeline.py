@@ -5,16 +5,18 @@ import importlib
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from typing import get_type_hints
 
 import pytest
 from closure import closure
-from conftest import ROOT
+from conftest import ROOT, filled
 from omegaconf import OmegaConf
 
 from stages.common import params
 
 SPEC = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"), resolve=False)["stages"]
+CONFIG = OmegaConf.load(ROOT / "params.yaml")
 FILES = sorted(p for p in (ROOT / "stages").glob("*.py") if p.name != "__init__.py")
 
 
@@ -24,17 +26,8 @@ def expand() -> dict[str, dict]:
     for name, spec in SPEC.items():
         items = spec.get("foreach", {None: None})
         for key in items:
-            values = {}
-            if key is not None:
-                item = items[key] if isinstance(items, dict) else key
-                values = {"${key}": key, "${item}": key}
-                values.update({f"${{item.{k}}}": v for k, v in item.items()} if isinstance(item, dict) else {})
-
-            def fill(text, values=values):
-                for old, new in values.items():
-                    text = text.replace(old, new)
-                return text
-
+            item = items[key] if isinstance(items, dict) else key
+            fill = partial(filled, params=CONFIG, key=key, item=item)
             do = spec.get("do", spec)
             written = [o for kind in ("outs", "metrics", "plots") for o in do.get(kind, [])]
             found[name if key is None else f"{name}@{key}"] = {
@@ -47,7 +40,7 @@ def expand() -> dict[str, dict]:
 
 
 STAGES = expand()
-PARAMS = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml"), resolve=False)
+PARAMS = OmegaConf.to_container(CONFIG, resolve=False)
 
 
 def wave(param: str | None = None, file: str | None = None) -> set[str]:

@@ -11,12 +11,12 @@ _ASSISTANT = re.compile(
     re.I,
 )
 _THIRD = re.compile(r"^(the (user|person|man|woman)|this (user|person)|he|she|they|(his|her|their) )\b", re.I)
-_FUNCTION_WORDS = """
+_WORDS = """
 the a an and or but of to in on at for with by from as is are was were be been am i my me mine we our us you your it its this
 that these those he she they his her their them who which not no have has had do does did so than then will would can could
 should into out up down over about one i'm i've
 """
-_STOP = frozenset(_FUNCTION_WORDS.split())
+FUNCTION_WORDS = frozenset(_WORDS.split())
 
 
 def words(text: str) -> list[str]:
@@ -34,7 +34,7 @@ def stem(word: str) -> str:
 
 def content(text: str) -> set[str]:
     """Stems of the words that carry meaning."""
-    return {stem(w) for w in words(text) if w not in _STOP}
+    return {stem(w) for w in words(text) if w not in FUNCTION_WORDS}
 
 
 def revealed(fact: str, said: str) -> float:
