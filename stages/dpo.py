@@ -19,9 +19,12 @@ NOTHING_LEARNT = {"accuracy": 0.5, "margin": 0.0}  # by definition, while policy
 
 @dataclass
 class Dpo:
-    """Section `dpo`. `batch_size` pairs at once, times `accumulation` a step; `loss_type` as TRL names it."""
+    """Section `dpo`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
+    `batch_size` pairs at once, times `accumulation` a step; `loss_type` as TRL names it."""
 
     seed: int
+    train_file: str
+    val_file: str
     beta: float
     loss_type: str
     epochs: float

@@ -17,9 +17,12 @@ from stages.common.training import Train
 
 @dataclass
 class Sft:
-    """Section `sft`. `batch_size` rows at once, times `accumulation` a step."""
+    """Section `sft`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
+    `batch_size` rows at once, times `accumulation` a step."""
 
     seed: int
+    train_file: str
+    val_file: str
     epochs: float
     learning_rate: float
     batch_size: int

@@ -12,7 +12,7 @@ from stages.common.engine import GGUF
 from stages.common.errors import UserError, one_line
 from stages.common.params import require
 from stages.common.progress import Progress
-from stages.common.records import Record, read_jsonl
+from stages.common.records import Record, read_lines
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -80,16 +80,26 @@ def adapter(train: Train, model: Any) -> Any:
     )
 
 
+def check_row(row: Any, keys: tuple[str, ...], where: str) -> None:
+    """Raise UserError, starting with `where`, for a row that is not in TRL's conversational format."""
+    for key in keys:
+        messages = row.get(key) if isinstance(row, dict) else None
+        sound = isinstance(messages, list) and messages and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+        )  # fmt: skip
+        if not sound:
+            raise UserError(f"{where}: `{key}` must be a list of messages, each with role and content")
+
+
 def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int) -> tuple[list[Record], int]:
     """Rows of a TRL-format file that fit into `max_length` tokens, and how many did not.
 
     Raises:
-        UserError: a row without one of `keys`; no row left.
+        UserError: file:line of a row that is none; no row left.
     """
     rows, dropped = [], 0
-    for number, row in enumerate(read_jsonl(path), 1):
-        if missing := [k for k in keys if k not in row]:
-            raise UserError(f"{path}: row {number} lacks {', '.join(missing)}")
+    for number, row in read_lines(path):
+        check_row(row, keys, f"{path}:{number}")
         longest = max(
             len(tokenizer.apply_chat_template(row["prompt"] + row[k], return_dict=False)) for k in keys if k != "prompt"
         )

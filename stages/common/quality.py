@@ -1,0 +1,137 @@
+"""What a preference pair is worth: whether its label carries preference, or length, position, leakage. Texts alone."""
+
+import re
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from stages.common import tree, turns
+from stages.common.records import Record
+
+TOLD = 0.5  # share of an item's content words from which on it counts as told
+SAID = 0.7  # ... from which on a text that was not to know it is taken to hold it
+LEAST_WORDS = 3  # an item of fewer content words may be named by chance
+
+_NAMES = re.compile(
+    r"\b(your (persona|profile|personality|notes?)|(the|my) notes? (say|says|tell)|"
+    r"(i (was|am|have been) told|it says) (that )?you|based on (your (profile|persona|notes?)|what (i|we) know)|"
+    r"as an? (user|person) (who|with))\b",
+    re.I,
+)
+_DIRECTIONS = re.compile(
+    r"\*[a-z][^*\n]{2,60}\*|"
+    r"[\[(](?:he |she |they )?(?:smil|sigh|laugh|paus|nod|shrug|frown|whisper|grin|cries|crying|looks)[^\])]*[\])]",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One decision of a tree: the user's turn, both replies, and what was known then."""
+
+    tree: str
+    node: str
+    user: str
+    replies: dict[str, str]  # preferred, rejected
+    items: list[str]
+    item: int | None  # the one the turn was to reveal
+    said: str  # all user turns of the path, this one too
+    before: str  # ... without this one
+    note: list[int]
+    verdicts: list[Record]
+
+
+def turn(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Node, nodes: dict[str, tree.Node]) -> Turn:
+    """The decision at node `user` of tree `t`."""
+    earlier = [n["text"] for n in tree.path(nodes, tree.parent(user["id"])) if n["role"] == "user"]
+    return Turn(
+        str(t["id"]), user["id"], user["text"], {"preferred": preferred["text"], "rejected": rejected["text"]},
+        t.get("items", []), user.get("item"), " ".join([*earlier, user["text"]]), " ".join(earlier), user.get("note", []),
+        user.get("verdicts", []),
+    )  # fmt: skip
+
+
+def held(items: list[str], text: str, said: str) -> list[int]:
+    """Items that `text` holds although `said` has not told them."""
+    known = [(i, x) for i, x in enumerate(items) if len(turns.content(x)) >= LEAST_WORDS]
+    return [i for i, x in known if turns.revealed(x, text) >= SAID and turns.revealed(x, said) < TOLD]
+
+
+def measure_reply(t: Turn, who: str) -> dict[str, float]:
+    """Of one reply: words, items recited and not told before, named inference, repetition, stage directions."""
+    text = t.replies[who]
+    solid = [i for i in t.items if len(turns.content(i)) >= LEAST_WORDS]
+    return {
+        "words": len(turns.words(text)),
+        "recited": sum(turns.revealed(i, text) >= SAID for i in solid),
+        "unrevealed": len(held(t.items, text, t.said)),
+        "names_inference": float(bool(_NAMES.search(text))),
+        "repetition": round(turns.repetition(text), 4),
+        "directions": float(bool(_DIRECTIONS.search(text))),
+    }
+
+
+def measure(t: Turn) -> dict[str, float]:
+    """Of a whole decision; `preferred_...` and `rejected_...` of its replies."""
+    told = [i for i in held(t.items, t.user, t.before) if i != t.item]
+    return {
+        "similarity": round(turns.overlap(t.replies["preferred"], t.replies["rejected"]), 4),
+        "user_unrevealed": len(told),
+        "note_unrevealed": sum(turns.revealed(t.items[i], t.said) == 0 for i in t.note),
+        "user_confused": float("assistant_talk" in turns.faults(t.user, [], []) or bool(_DIRECTIONS.search(t.user))),
+        **{f"{who}_{k}": v for who in t.replies for k, v in measure_reply(t, who).items()},
+    }
+
+
+def share(values: list[bool]) -> float | None:
+    """Share that holds, None of nothing."""
+    return round(fmean(values), 4) if values else None
+
+
+def verdict_measures(decisions: list[Turn]) -> dict[str, float | None]:
+    """How the verifier answered: agreement of its two orders, share of answers that took the reply shown first (0.5 is
+    unbiased), share of unreadable ones, and how often the informed reply wins where the orders agree."""
+    pairs = [[v["chosen"] for v in d.verdicts] for d in decisions if len(d.verdicts) == 2]
+    readable = [p for p in pairs if None not in p]
+    answers = [v for d in decisions for v in d.verdicts]
+    read = [v for v in answers if v["chosen"] is not None]
+    agreed = [p[0] for p in readable if p[0] == p[1]]
+    return {
+        "order_agreement": share([p[0] == p[1] for p in readable]),
+        "took_first_shown": share([v["chosen"] == v["first"] for v in read if "first" in v]),
+        "unreadable": share([v["chosen"] is None for v in answers]),
+        "informed_wins": share([p == "preferred" for p in agreed]),
+    }
+
+
+def length_predicts(pairs: list[tuple[float, float]]) -> float | None:
+    """How well length alone predicts the label: of (words of chosen, words of rejected) the share in which the commoner of
+    "the longer" and "the shorter is chosen" is right; a tie is half right."""
+    if not pairs:
+        return None
+    longer = fmean(0.5 if a == b else float(a > b) for a, b in pairs)
+    return round(max(longer, 1 - longer), 4)
+
+
+def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
+    """Measures of a set of decisions, each (its measures, role of the chosen reply). Shares unless said otherwise."""
+    if not rows:
+        return {"pairs": 0}
+    lengths = [(m[f"{c}_words"], m[f"{'rejected' if c == 'preferred' else 'preferred'}_words"]) for m, c in rows]
+    both = [[m[f"{who}_{name}"] for who in ("preferred", "rejected")] for m, _ in rows for name in ("repetition",)]
+    return {
+        "pairs": len(rows),
+        "length_ratio": round(fmean(a / max(1, b) for a, b in lengths), 4),  # words of chosen over words of rejected
+        "length_predicts": length_predicts(lengths),
+        "similarity": round(fmean(m["similarity"] for m, _ in rows), 4),  # mean overlap of word 3-grams
+        "leaks": {
+            "reply_recites": share([m["preferred_recited"] >= 3 for m, _ in rows]),
+            "reply_unrevealed": share([m["preferred_unrevealed"] > 0 for m, _ in rows]),
+            "reply_names_inference": share([m["preferred_names_inference"] > 0 for m, _ in rows]),
+            "user_unrevealed": share([m["user_unrevealed"] > 0 for m, _ in rows]),
+            "note_unrevealed": share([m["note_unrevealed"] > 0 for m, _ in rows]),
+        },
+        "repetitive": share([max(pair) > 0.3 for pair in both]),
+        "user_confused": share([m["user_confused"] > 0 for m, _ in rows]),
+        "stage_directions": share([max(m["preferred_directions"], m["rejected_directions"]) > 0 for m, _ in rows]),
+    }
