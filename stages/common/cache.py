@@ -5,6 +5,7 @@ processes never pay for the same reply; the claim of a process that died is void
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -69,7 +70,8 @@ class Cache:
 
     def close(self) -> None:
         """Drop this process's claims and its lock."""
-        self._db.execute("DELETE FROM claims WHERE owner=?", (self._owner,))
+        with contextlib.suppress(sqlite3.Error):  # on a full disk; without the lock they are void all the same
+            self._db.execute("DELETE FROM claims WHERE owner=?", (self._owner,))
         self._db.close()
         self._write_db.close()
         (self._owners / self._owner).unlink(missing_ok=True)
@@ -94,7 +96,7 @@ class Cache:
                 return stored, True
             if await self._write("INSERT OR IGNORE INTO claims VALUES(?,?)", (key, self._owner)):
                 break
-            if not self._steal(key):
+            if not await self._steal(key):
                 await asyncio.sleep(0.05)
         try:
             stored = self.get(key)  # the other process may have finished between the look and the claim
@@ -113,7 +115,7 @@ class Cache:
         counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost")
         return (key, text, *(about.get(n) for n in names), time.time(), *(reply.get(n) for n in counts))
 
-    def _steal(self, key: str) -> bool:
+    async def _steal(self, key: str) -> bool:
         """Void the claim on `key` if its owner is dead."""
         row = self._db.execute("SELECT owner FROM claims WHERE key=?", (key,)).fetchone()
         if row is None or row[0] == self._owner:
@@ -125,7 +127,7 @@ class Cache:
             return False
         except FileNotFoundError:
             pass
-        self._db.execute("DELETE FROM claims WHERE owner=?", (row[0],))
+        await self._write("DELETE FROM claims WHERE owner=?", (row[0],))
         (self._owners / row[0]).unlink(missing_ok=True)
         return True
 
