@@ -162,7 +162,7 @@ class Project:
         self.write()
 
     def command(self, stage: str, *more: str, **replaced: str) -> list[str]:
-        """The words after `python -m` in the command line dvc.yaml gives a stage. `replaced`: other paths for its arguments."""
+        """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
         command = spec.get("do", spec)["cmd"].split()[1:]
         if more:  # item of a foreach stage

@@ -37,7 +37,9 @@ def prepare(project):
     project.set(roleplay__turns=TURNS, llm__conversations_in_flight=TOGETHER)
     folder = project.folder / "data/personas"
     folder.mkdir(parents=True)
-    people = [{"profile": f"I own {n} boats. I live at sea.", "personality": "I am shy, loud, and kind."} for n in range(PEOPLE)]
+    people = [
+        {"profile": f"I own {n} boats. I live at sea.", "personality": "I am shy, loud, and kind."} for n in range(PEOPLE)
+    ]
     (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in people))
 
 
@@ -362,7 +364,7 @@ def test_rate_limits_cut_the_concurrency_once_and_retry_after_is_kept(server):
 def test_rate_limits_are_never_an_items_failure(server):
     """Where they outlast the deadline the run stops; no item is given up for them."""
     server.reply = lambda body: (429, {"error": {"message": "try again tomorrow"}})
-    with pytest.raises(UserError, match="rate limit.*try again tomorrow"):
+    with pytest.raises(UserError, match=r"rate limit.*try again tomorrow"):
         run(server, ask, deadline_s=1.0)
 
 
