@@ -392,6 +392,8 @@ def test_a_call_another_process_is_making_is_waited_for_and_made_again_only_if_t
     first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert [first.stdout.readline(), first.stdout.readline()] == ["asks\n", "makes\n"]
     second = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    watchdog = threading.Timer(30, second.kill)  # rather than wait for ever
+    watchdog.start()
     assert second.stdout.readline() == "asks\n"
     time.sleep(0.5)  # room for it to make the call, which it must not while the first one lives
     if end == "killed":
@@ -402,3 +404,4 @@ def test_a_call_another_process_is_making_is_waited_for_and_made_again_only_if_t
         assert "'ours\\n'}, False" in first.communicate("ours\n")[0]
         assert second.communicate()[0] == "({'text': 'ours\\n'}, True)\n"
     first.communicate()
+    watchdog.cancel()
