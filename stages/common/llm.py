@@ -192,6 +192,8 @@ class Client:
         raise SetAside(found, text)
 
     async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+        if folder := self._folders.get(role.model):
+            messages = engine.disarmed(messages, folder)
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": role.temp,
