@@ -7,10 +7,10 @@ profile x personality pairs, with no profile and no personality in both train an
 Run: python -m stages.filter_personas (the arguments are in dvc.yaml)
 """
 
-import asyncio
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from stages.common import params, prompts
 from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, parser, run
-from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role
+from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role, windowed
 from stages.common.personas import Persona, facts, traits
 from stages.common.progress import Progress
 from stages.common.records import Record, digest, read_jsonl, seed_of, write_json, write_jsonl
@@ -191,9 +191,8 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
             number = len(kind.rounds)
             pool = [t["text"] for t in kind.texts]
 
-            replies = await asyncio.gather(
-                *(_ask(kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls))
-            )
+            asks = [partial(_ask, kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls)]
+            replies = await windowed(asks, p.calls)
             people = [person for reply in replies for person in reply]
             texts = []
             for items in people:

@@ -10,7 +10,7 @@ Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ class Grower:
                 nodes[f"{node_id}/{name}"] = {
                     "id": f"{node_id}/{name}", "turn": turn, "role": tree.REPLIES[name], "text": made
                 }  # fmt: skip
-        onward: list[Awaitable[None]] = []
+        onward: list[Coroutine[Any, Any, None]] = []
         had = [name for name in tree.REPLIES if f"{node_id}/{name}" in nodes]
         drawn = self._following(persona, node_id, turn)
         following = [name for name in had if name in drawn] or had  # the other one rather than none
@@ -190,8 +190,11 @@ class Grower:
             if reply["continues"]:
                 exchange = Exchange(fact, node["text"], reply["text"])
                 onward.append(self._turn(persona, f"{node_id}/{name}/u", [*past, exchange], node["note"], nodes, ended))
-        # the verdict decides nothing about how the tree goes on, so nothing waits for it
-        await asyncio.gather(self._verify(persona, node, nodes), *onward)
+        # the verdict decides nothing about how the tree goes on, so nothing waits for it; a group, as gather would leave the
+        # others running when one of them fails
+        async with asyncio.TaskGroup() as group:
+            for job in (self._verify(persona, node, nodes), *onward):
+                group.create_task(job)
 
     def _end(self, persona: Persona, node_id: str, who: str, error: SetAside, ended: list[Record]) -> None:
         ended.append({"id": node_id, "role": who, "reason": error.reason})
