@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from stages import converse, extract_pairs, roleplay
 from stages.common import params, prompts, tree, turns
 from stages.common.endpoint import SetAside
+from stages.common.errors import UserError
 from stages.common.llm import Answer, Role
 from stages.common.personas import Persona, facts
 from stages.common.records import seed_of
@@ -84,6 +85,29 @@ def growths(draw):
         random.Random(draw(st.integers(0, 999))),
     )
     return section, roles, draw(personas), client
+
+
+@pytest.mark.parametrize("fails", range(17))
+def test_a_call_that_stops_the_run_leaves_no_other_running(parts, fails):
+    """They would go on asking while the client closes under them."""
+    p, _, prompt = parts
+    p = replace(p, roleplay=replace(p.roleplay, turns=3, branching=2, branching_depth=3))
+    client = Scripted(["so"], 0, random.Random(fails))
+    ask = client.ask
+
+    async def ask_or_stop(*call):
+        if len(client.asked) == fails:
+            raise UserError("key expired")
+        return await ask(*call)
+
+    client.ask = ask_or_stop
+
+    async def work():
+        with pytest.raises((UserError, BaseExceptionGroup)):
+            await roleplay.Grower(p, client, prompt).grow(Persona("I own a boat.", "I am shy, loud, and kind."))
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(work())
 
 
 def path_of(nodes, node_id):
