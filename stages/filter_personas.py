@@ -8,11 +8,11 @@ personality and no near-duplicate of one in both train and eval.
 Run: python -m stages.filter_personas (the arguments are in dvc.yaml)
 """
 
-import asyncio
 import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from stages.common import diversity, hygiene, params, prompts
 from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, parser, run
-from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role
+from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role, windowed
 from stages.common.personas import Persona, facts, traits
 from stages.common.progress import Progress
 from stages.common.records import Record, digest, read_jsonl, seed_of, write_json, write_jsonl
@@ -248,17 +248,17 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
                 break
             number = len(kind.rounds)
             pool = [t["text"] for t in kind.texts]
-            replies = await asyncio.gather(
-                *(_ask(kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls))
-            )
+            asks = [partial(_ask, kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls)]
+            replies = await windowed(asks, p.calls)
             composed = [compose(kind.name, items, kind.settings, kind.dropped) for reply in replies for items in reply]
             kind.generated += p.calls * p.per_call
             kind.rejected.update(reason for _, reason in composed if reason)
             if kind.kept is None:
                 begin(kind, p.language, encode)
-            # one by one, so that the pool ends with exactly `target` texts
+            fit = [text for text, reason in composed if not reason]
+            encode(fit)  # in one batch; below it is looked up, as the pool must end with exactly `target` texts
             accepted = 0
-            for text in (text for text, reason in composed if not reason):
+            for text in fit:
                 if len(kind.texts) < kind.settings.target:
                     accepted += keep(kind, [text], "generated", p.language, encode)
             progress.step(accepted)

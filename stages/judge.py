@@ -5,7 +5,6 @@ An answer that cannot be read is `unscored`, with its reason and raw text; it is
 Run: python -m stages.judge (the arguments are in dvc.yaml)
 """
 
-import asyncio
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -85,8 +84,8 @@ async def score(client: Client, judge: Role, prompt: prompts.Prompt, seed: int, 
 
 async def scores(client: Client, judge: Role, prompt: prompts.Prompt, seed: int, case: Record) -> list[Record]:
     """Judgements of one conversation, turn after turn: each prompt begins with the one before (prefix cache)."""
-    asked = [score(client, judge, prompt, seed, case, turn) for turn in range(len(case["turns"]))]
-    return await asyncio.gather(*asked) if client.batched(judge) else [await a for a in asked]
+    asked = [partial(score, client, judge, prompt, seed, case, turn) for turn in range(len(case["turns"]))]
+    return await windowed(asked, len(asked) if client.batched(judge) else 1)
 
 
 def judging(p: Params) -> Role:

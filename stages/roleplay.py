@@ -10,7 +10,7 @@ Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 import asyncio
 import re
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ class Grower:
                 nodes[f"{node_id}/{name}"] = {
                     "id": f"{node_id}/{name}", "turn": turn, "role": tree.REPLIES[name], "text": made
                 }  # fmt: skip
-        onward: list[Awaitable[None]] = []
+        onward: list[Coroutine[Any, Any, None]] = []
         had = [name for name in tree.REPLIES if f"{node_id}/{name}" in nodes]
         drawn = self._following(persona, node_id, turn)
         following = [name for name in had if name in drawn] or had  # the other one rather than none
@@ -191,7 +191,9 @@ class Grower:
                 exchange = Exchange(fact, node["text"], reply["text"])
                 onward.append(self._turn(persona, f"{node_id}/{name}/u", [*past, exchange], node["note"], nodes, ended))
         self.later.create_task(self._verify(persona, node, nodes))  # decides nothing about how the tree goes on
-        await asyncio.gather(*onward)
+        async with asyncio.TaskGroup() as group:  # gather would leave the others running when one of them fails
+            for job in onward:
+                group.create_task(job)
 
     def _end(self, persona: Persona, node_id: str, who: str, error: SetAside, ended: list[Record]) -> None:
         ended.append({"id": node_id, "role": who, "reason": error.reason})
@@ -262,11 +264,15 @@ class Grower:
                 return {**shown, "chosen": None, "raw": e.raw, "reason": e.reason}
             return {**shown, "chosen": (first, second)[answer.value - 1]["role"], "raw": answer.text}
 
-        asked = [verdict(preferred, rejected), verdict(rejected, preferred)]
-        if self.client.batched(self.verifier):
-            node["verdicts"] = await asyncio.gather(*asked)
-        else:  # one after the other: the second finds all but the replies in the server's prefix cache
-            node["verdicts"] = [await a for a in asked]
+        asked = [partial(verdict, preferred, rejected), partial(verdict, rejected, preferred)]
+        # one after the other: the second finds all but the replies in the server's prefix cache
+        node["verdicts"] = await windowed(asked, 2 if self.client.batched(self.verifier) else 1)
+
+
+async def whole_tree(p: Params, client: Client, texts: dict[str, prompts.Prompt], persona: Persona) -> Record:
+    """One tree with its verdicts."""
+    async with asyncio.TaskGroup() as later:
+        return await Grower(p, client, texts, later).grow(persona)
 
 
 def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) -> dict[str, Any]:

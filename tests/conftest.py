@@ -69,10 +69,10 @@ def reply_to(body: dict) -> str:
 class Server:
     """An OpenAI-compatible server that answers with `reply(body)` and keeps every request it got.
 
-    `reply` may return the text, or (status, JSON body) to misbehave.
+    To misbehave, `reply` may return (status, JSON body), or a function of the request handler that answers in its place.
     """
 
-    def __init__(self):
+    def __init__(self, port=0):
         self.reply = reply_to
         self.requests: list[dict] = []
         outer = self
@@ -84,6 +84,9 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
                 said = outer.reply(body)
+                if callable(said):
+                    said(self)
+                    return
                 status, answer = said if isinstance(said, tuple) else (200, completion(said, body))
                 data = json.dumps(answer).encode()
                 self.send_response(status)
@@ -95,7 +98,12 @@ class Server:
             def log_message(self, *_):
                 pass
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Http(ThreadingHTTPServer):
+            def handle_error(self, *about):
+                if not isinstance(sys.exc_info()[1], ConnectionError):  # clients that are killed are part of the tests
+                    super().handle_error(*about)
+
+        self._http = Http(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
         threading.Thread(target=self._http.serve_forever, daemon=True).start()
 
@@ -169,15 +177,19 @@ class Project:
             OmegaConf.update(self.params, key.replace("__", "."), value)
         self.write()
 
-    def run(self, stage: str, *more: str, check: bool = True, **replaced: str) -> "Done":
-        """Run a stage by the command line dvc.yaml gives it. `replaced`: other paths for its arguments."""
+    def command(self, stage: str, *more: str, **replaced: str) -> list[str]:
+        """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
         command = spec.get("do", spec)["cmd"].split()[1:]
         item = spec["foreach"][more[0]] if more and isinstance(spec["foreach"], dict) else more[0] if more else None
         command = [filled(c, self.params, more[0] if more else None, item) for c in command]
         for name, value in replaced.items():
             command[command.index("--" + name.replace("_", "-")) + 1] = value
-        return self._run(command[1:], check)
+        return command[1:]
+
+    def run(self, stage: str, *more: str, check: bool = True, **replaced: str) -> "Done":
+        """Run a stage as dvc.yaml says (see `command`)."""
+        return self._run(self.command(stage, *more, **replaced), check)
 
     def _run(self, command: list[str], check: bool) -> "Done":
         """`python -m stages.x` inside this process, which saves importing torch in every test."""

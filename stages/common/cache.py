@@ -5,6 +5,7 @@ processes never pay for the same reply; the claim of a process that died is void
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -72,7 +73,8 @@ class Cache:
 
     def close(self) -> None:
         """Drop this process's claims and its lock."""
-        self.db.execute("DELETE FROM claims WHERE owner=?", (self.owner,))
+        with contextlib.suppress(sqlite3.Error):  # on a full disk; without the lock they are void all the same
+            self.db.execute("DELETE FROM claims WHERE owner=?", (self.owner,))
         self.db.close()
         self._write_db.close()
         (self._owners / self.owner).unlink(missing_ok=True)
@@ -97,7 +99,7 @@ class Cache:
                 return stored, True
             if await self._write("INSERT OR IGNORE INTO claims VALUES(?,?)", (key, self.owner)):
                 break
-            if not self._steal(key):
+            if not await self._steal(key):
                 await asyncio.sleep(0.05)
         try:
             stored = self.get(key)  # the other process may have finished between the look and the claim
@@ -133,12 +135,12 @@ class Cache:
             pass
         return False
 
-    def _steal(self, key: str) -> bool:
+    async def _steal(self, key: str) -> bool:
         """Void the claim on `key` if its owner is dead."""
         row = self.db.execute("SELECT owner FROM claims WHERE key=?", (key,)).fetchone()
         if row is None or self.alive(row[0]):
             return False
-        self.db.execute("DELETE FROM claims WHERE owner=?", (row[0],))
+        await self._write("DELETE FROM claims WHERE owner=?", (row[0],))
         (self._owners / row[0]).unlink(missing_ok=True)
         return True
 

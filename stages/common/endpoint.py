@@ -8,13 +8,14 @@ The only retry loop there is (the SDK's own is off). Policies per class of fault
 """
 
 import asyncio
+import json
 import os
 import random
 import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from stages.common.errors import UserError, one_line
 from stages.common.params import require
@@ -86,6 +87,11 @@ class _Window:
         return self.spent[0][0] + 60 - now
 
 
+def _is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    return isinstance(choices, list) and bool(choices) and isinstance((choices[0] or {}).get("message"), dict)
+
+
 class Endpoint:
     """A server and the state its callers share. `key` overrides the environment (local servers)."""
 
@@ -101,6 +107,7 @@ class Endpoint:
         self._busy = 0
         self._queue: deque[asyncio.Future[None]] = deque()
         self._faults = 0
+        self._answered = 0.0  # moment of the last answer
         self._open_until = 0.0  # breaker: nobody calls before this moment
         self._probing = False
         self._cut_at = 0.0
@@ -140,15 +147,15 @@ class Endpoint:
             body: the request as JSON.
             tokens: estimate of the tokens it will use, for the tokens-per-minute limit.
         Raises:
-            SetAside: this request will never be answered (400s), or the deadline passed.
-            UserError: no request will be answered (key, quota, wrong URL).
+            SetAside: this request will never be answered (400s), or the deadline passed while others were answered.
+            UserError: no request will be answered (key, quota, wrong URL, nobody there).
         """
         import openai
 
         client = self.client()
         caller = asyncio.current_task()
         assert caller is not None
-        deadline = time.monotonic() + self.limits.deadline_s
+        begun = time.monotonic()
         tries = 0
         while True:
             probe = await self._enter(tokens)
@@ -157,10 +164,12 @@ class Endpoint:
             try:
                 # the low-level call: building the typed request costs 4 ms of CPU with a long history
                 answer = await client.post("/chat/completions", cast_to=object, body=body)
-                if not isinstance(answer, dict) or not answer.get("choices"):
+                if not _is_completion(answer):
                     raise SetAside("malformed", str(answer)[:2000])
                 self._healthy()
                 return answer, time.monotonic() - sent
+            except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
+                raise SetAside("malformed", str(e)) from None
             except openai.RateLimitError as e:
                 if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
                     raise UserError(f"endpoint {self.name}: out of quota: {self.told(e)}") from None
@@ -178,12 +187,12 @@ class Endpoint:
                 self._leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
-            if time.monotonic() + pause > deadline:
-                if isinstance(last, openai.APIConnectionError):
-                    raise UserError(
-                        f"endpoint {self.name} at {self.limits.base_url} is not there: {self.told(last)}"
-                    ) from None
-                raise SetAside("deadline", self.told(last)) from None
+            if time.monotonic() + pause > begun + self.limits.deadline_s:
+                told = self.told(last)
+                if self._answered < begun and isinstance(last, openai.APIConnectionError | openai.RateLimitError):
+                    what = "is not there" if isinstance(last, openai.APIConnectionError) else "keeps to its rate limit"
+                    raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {told}") from None
+                raise SetAside("deadline", told) from None
             await asyncio.sleep(pause)
 
     def told(self, error: Exception) -> str:
@@ -234,7 +243,7 @@ class Endpoint:
                 free -= 1
 
     def _healthy(self) -> None:
-        self._faults = 0
+        self._faults, self._answered = 0, time.monotonic()
         if self._width < self.limits.concurrency:
             self._width = min(self.limits.concurrency, self._width + 1 / self._width)
 

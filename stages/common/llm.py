@@ -237,6 +237,8 @@ class Client:
         self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None
     ) -> tuple[str, dict[str, Any]]:
         """(key of the reply, body of the request but for the model's name at its server)."""
+        if folder := self._folders.get(role.model):
+            messages = engine.disarmed(messages, folder)
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": role.temp,
@@ -260,12 +262,17 @@ class Client:
             about = {"stage": self.stage, "role": role.name, "model": self.model_identity(role.model)}
             task = asyncio.create_task(self.cache.once(key, partial(self._call, key, role, body, about), **about))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
             reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
         self.calls += 1
         self.hits += hit
         self.usage.setdefault(role.name, []).append(tuple(reply.get(name) for name in COUNTS))
         return reply
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen, should nobody wait for it any more
 
     async def _call(self, key: str, role: Role, body: dict[str, Any], about: dict[str, str]) -> dict[str, Any]:
         """A paid call: the reply as it is stored."""

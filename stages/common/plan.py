@@ -6,7 +6,6 @@ stood in for. So the number of calls is exact but for redraws, and for new perso
 Run: python -m stages.common.plan (nothing is asked, nothing is written)
 """
 
-import asyncio
 import contextlib
 import io
 import itertools
@@ -206,7 +205,7 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # its progress line
                     await filter_personas.grow(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
-            except Unknown:
+            except* Unknown:
                 rounds = last.get(pool, {}).get("rounds", [])
                 share = sum(r["acceptance"] for r in rounds) / len(rounds) if rounds else ACCEPTANCE
                 left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
@@ -223,8 +222,7 @@ async def plan_roleplay(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     folders = {EMBEDDED: line.made("roleplay", "base")}
     async with Planner("roleplay", p.llm, folders, p.roleplay.resamples, seen) as client:
         for person in line.personas("roleplay", number):
-            async with asyncio.TaskGroup() as later:
-                await roleplay.Grower(p, client, texts, later).grow(person)
+            await roleplay.whole_tree(p, client, texts, person)
     return client.needs
 
 

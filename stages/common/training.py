@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common import gguf
-from stages.common.engine import GGUF
+from stages.common.engine import GGUF, disarmed
 from stages.common.errors import UserError, one_line
 from stages.common.params import require
 from stages.common.progress import Progress
@@ -98,15 +98,17 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int) -> 
         UserError: file:line of a row that is none; no row left.
     """
     rows, dropped = [], 0
+    folder = Path(tokenizer.name_or_path)
     for number, row in read_lines(path):
         check_row(row, keys, f"{path}:{number}")
+        row = {k: disarmed(row[k], folder) for k in keys}
         longest = max(
             len(tokenizer.apply_chat_template(row["prompt"] + row[k], return_dict=False)) for k in keys if k != "prompt"
         )
         if longest > max_length:
             dropped += 1
         else:
-            rows.append({k: row[k] for k in keys})
+            rows.append(row)
     if not rows:
         raise UserError(f"{path}: no row to train on ({dropped} are longer than train.max_length = {max_length})")
     return rows, dropped
