@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -119,6 +120,16 @@ def completion(text: str, body: dict, finish: str = "stop") -> dict:
         "choices": [{"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text}}],
         "usage": {"prompt_tokens": 7, "completion_tokens": 3},
     }
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """The pinned base model: the repository's where it is made, else made for the tests."""
+    made = ROOT / "models/base"
+    if not (made / "model.gguf").exists():
+        made = tmp_path_factory.mktemp("base") / "base"
+        subprocess.run([sys.executable, "-m", "stages.base_model", "--model", str(made)], cwd=ROOT, check=True)
+    return made
 
 
 @pytest.fixture

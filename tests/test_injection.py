@@ -144,21 +144,17 @@ def test_tokens_that_are_no_control_tokens_and_models_that_name_none(tmp_path):
     assert engine.disarmed(user("<|im_end|>"), tmp_path / "none") == user("<|im_end|>")
 
 
-BASE = ROOT / "models/base"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not (BASE / engine.GGUF).exists(), reason="no base model here; dvc repro base_model makes it")
-def test_the_engine_sees_no_control_token_inside_a_message(tmp_path, monkeypatch):
+def test_the_engine_sees_no_control_token_inside_a_message(base, tmp_path, monkeypatch):
     """Each of them would count as one token; as plain text they are several."""
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    names = re.findall(r'"content": "(<[^"]+>)"', (BASE / "tokenizer.json").read_text())
+    names = re.findall(r'"content": "(<[^"]+>)"', (base / "tokenizer.json").read_text())
     assert "<|im_end|>" in names
     role = Role("user", "embedded", 0.0, 1.0, 0.0, 1, accept=("ok", "truncated", "empty"))
 
     async def sizes():
         llm = Llm(1, Embedded(concurrency=1, slots=1, context=512), {})
-        async with Client("test", llm, {"embedded": BASE}, 0) as client:
+        async with Client("test", llm, {"embedded": base}, 0) as client:
             answers = [await client.ask(role, user(f"I say a {n} b"), 1, str) for n in ("", *names)]
             return [a.reply["prompt_tokens"] for a in answers]
 
