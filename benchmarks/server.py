@@ -48,8 +48,10 @@ class Faults:
         if POISON.encode() in body:
             return self.latency, "400 Bad Request", "", {"error": {"message": "cannot be answered"}}
         self.bodies[hash(body)] += 1
-        wait = latency_of(int(re.search(rb'"seed": ?(\d+)', body)[1]), self.latency, self.spread) if self.spread else self.latency
-        return 1.0 if self.slow_every and self.requests % self.slow_every == 0 else wait, "200 OK", "", ANSWER
+        if self.slow_every and self.requests % self.slow_every == 0:
+            return 1.0, "200 OK", "", ANSWER
+        seed = int(re.search(rb'"seed": ?(\d+)', body)[1])
+        return latency_of(seed, self.latency, self.spread), "200 OK", "", ANSWER
 
     def stats(self):
         """What was seen; `paid_twice`: requests answered 200 (or on the way to it) that had been before."""

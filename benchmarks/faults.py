@@ -1,0 +1,190 @@
+"""What faults of a server cost our client, and how near role-play comes to the shortest time possible.
+
+Each row is one run of the client against a local server (benchmarks/server.py: 50 ms a call, 64 in flight) beside clean runs
+before and after it in the same invocation. `ideal` is the least such a run can take on 64 places.
+  2 % of calls take 1 s
+  1 % of requests are answered 429 with Retry-After 1; one of the last calls may be among them, which costs a second
+  15 s of 503 for everything, from half a second after the beginning
+  1 % of requests are answered 400, always: exactly they are set aside
+  SIGKILL at about 1,300 of 2,000 calls, then again from the beginning: calls the server saw twice
+Role-play: the real stages.roleplay.Grower with answers that take 20-200 ms (by the seed of the call, so that it is known how
+long each will take), against the larger of the longest chain of calls that wait for each other and all work / places.
+
+Run from the root of the repository: python -m benchmarks.faults
+"""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+from benchmarks.engine import IN_FLIGHT, LATENCY, ask_all, chat, verdict
+from benchmarks.server import POISON, Server, latency_of
+
+CALLS, MANY = 2000, 10000  # MANY: where a second at the very end would otherwise be what is measured
+FASTEST, SPREAD = 0.02, 0.18
+
+
+def run(chats, **faults):
+    """Seconds of one run on a new cache, how many calls were set aside, and what the server saw."""
+    with Server(latency=LATENCY, **faults) as server, tempfile.TemporaryDirectory() as new:
+        os.environ["DVC_ROOT"] = new
+        start = time.perf_counter()
+        aside = asyncio.run(ask_all(server.url, chats))
+        return time.perf_counter() - start, aside, server.stats()
+
+
+def row(name, chats, ideal, target, clean, **faults):
+    """Run and print one row; `target` says of (seconds, set aside, clean seconds) whether they will do."""
+    seconds, aside, _ = run(chats, **faults)
+    met = verdict(target(seconds, aside, clean))
+    print(
+        f"| {name} | {len(chats)} | {seconds:.2f} | {clean:.2f} | {seconds / clean:.2f} | {ideal:.2f} | {aside} | {met} |",
+        flush=True,
+    )
+
+
+def drive(url, folder):
+    """The process that is killed and started again. Its window is what is in flight."""
+    os.environ["DVC_ROOT"] = folder
+    asyncio.run(ask_all(url, [chat(n, 1) for n in range(CALLS)], window=IN_FLIGHT))
+
+
+def kill():
+    """Calls in flight at the kill, calls paid twice, calls the server saw in all."""
+    spawn = multiprocessing.get_context("spawn")
+    with Server(latency=LATENCY) as server, tempfile.TemporaryDirectory() as folder:
+        first = spawn.Process(target=drive, args=(server.url, folder))
+        first.start()
+        while server.stats()["requests"] < 1300:
+            time.sleep(0.001)
+        first.kill()
+        in_flight = server.stats()["in_flight"]
+        first.join()
+        again = spawn.Process(target=drive, args=(server.url, folder))
+        again.start()
+        again.join()
+        assert again.exitcode == 0
+        seen = server.stats()
+        return in_flight, seen["paid_twice"], seen["requests"]
+
+
+def params(turns, window):
+    """Parameters of role-play with every role on the local server and whole histories."""
+    from omegaconf import OmegaConf
+
+    from stages.common.embed import EncoderParams
+    from stages.common.endpoint import Limits
+    from stages.common.llm import Embedded, Llm
+    from stages.roleplay import Params, Roleplay, Roles
+
+    values = OmegaConf.load("params.yaml")
+    roles = {k: v for k, v in values.roles.items() if k in Roles.__dataclass_fields__}
+    roles |= {k: "local:tiny" for k in roles if k.endswith("_model")} | {k: turns for k in roles if k.endswith("_history")}
+    settings = Roleplay(**{**values.roleplay, "turns": turns})
+    return lambda url: Params(
+        settings,
+        Roles(**roles),
+        EncoderParams("", 1),
+        Llm(window, Embedded(), {"local": Limits(base_url=url, concurrency=IN_FLIGHT)}),
+    )
+
+
+def chains(grower, persona, nodes):
+    """(seconds of the longest chain of calls, seconds of all calls) of one grown tree."""
+    from stages.common.records import seed_of
+
+    turn_ends, longest, total = 0.0, 0.0, 0.0
+    for node in (n for n in nodes if n["role"] == "user"):  # one path: each turn follows the one before
+        seeds = {who: grower.seed(persona, node["id"], who) for who in ("inducer", "preferred", "rejected")}
+        seeds["user"] = seed_of(grower.p.roleplay.seed, node["id"], persona.id, "user")
+        verdicts = [grower.seed(persona, node["id"], f"verifier {who} first") for who in ("preferred", "rejected")]
+        takes = {who: latency_of(seed, FASTEST, SPREAD) for who, seed in seeds.items()}
+        judged = sum(latency_of(seed, FASTEST, SPREAD) for seed in verdicts)
+        turn_ends += takes["user"] + max(takes["inducer"] + takes["preferred"], takes["rejected"])
+        longest = max(longest, turn_ends + judged)
+        total += sum(takes.values()) + judged
+    return longest, total
+
+
+def roleplay(people, turns, window):
+    """Grow `people` trees; prints the wall time beside its bounds."""
+    from stages.common import prompts
+    from stages.common.llm import Client, windowed
+    from stages.common.personas import Persona
+    from stages.roleplay import Grower
+
+    texts = {n: prompts.load(Path(f"prompts/{n}.txt")) for n in ("user", "inducer", "preferred", "rejected", "verifier")}
+    personas = [Persona(" ".join(f"Fact {i} of {n}." for i in range(8)), "I am shy, loud, and odd.") for n in range(people)]
+
+    async def grow(p):
+        async with Client("roleplay", p.llm, {}) as client:
+            grower = Grower(p, client, texts)
+            start = time.perf_counter()
+            trees = await windowed([partial(grower.grow, x) for x in personas], p.llm.conversations_in_flight)
+            return (
+                time.perf_counter() - start,
+                client.calls,
+                [chains(grower, x, t["nodes"]) for x, t in zip(personas, trees, strict=True)],
+            )
+
+    with Server(latency=FASTEST, spread=SPREAD) as server, tempfile.TemporaryDirectory() as folder:
+        os.environ["DVC_ROOT"] = folder
+        seconds, calls, found = asyncio.run(grow(params(turns, window)(server.url)))
+        assert calls == people * turns * 6 == server.stats()["requests"]
+    longest, work = max(x for x, _ in found), sum(x for _, x in found)
+    bound = max(longest, work / IN_FLIGHT)
+    met = verdict(seconds <= 1.1 * bound)
+    print(
+        f"| {people} x {turns} turns, {window} at once | {calls} | {seconds:.2f} | {longest:.2f} | {work / IN_FLIGHT:.2f} "
+        f"| {seconds / bound:.2f} | {met} |",
+        flush=True,
+    )
+
+
+def main():
+    """Print both tables."""
+    few, many = ([chat(n, 1) for n in range(calls)] for calls in (CALLS, MANY))
+    poisoned = set(random.Random(1).sample(range(CALLS), CALLS // 100))
+    poison = [
+        [{"role": "user", "content": f"{c[0]['content']} {POISON}"}] if n in poisoned else c for n, c in enumerate(few)
+    ]
+    clean = {len(chats): min(run(chats)[0] for _ in range(2)) for chats in (few, many)}
+
+    print("| fault | calls | s | clean run, s | ratio | ideal, s | set aside | target |")
+    print("|---|---|---|---|---|---|---|---|")
+
+    def within(seconds, aside, clean):
+        return not aside and seconds <= 1.3 * clean
+
+    def shortest(calls):
+        return calls * LATENCY / IN_FLIGHT
+
+    for chats in (few, many):
+        slow = shortest(len(chats)) * 0.98 + len(chats) * 0.02 / IN_FLIGHT
+        row("2 % take 1 s", chats, slow, within, clean[len(chats)], slow_every=50)
+        limited = shortest(len(chats)) + 1
+        row("1 % answer 429", chats, limited, within, clean[len(chats)], limit_every=100)
+    row(
+        "15 s of 503", few, shortest(CALLS) + 15, lambda s, aside, _: not aside and s <= 19, clean[CALLS],
+        down_from=0.5, down_for=15.0,
+    )  # fmt: skip
+    row("1 % always 400", poison, shortest(CALLS), lambda s, aside, _: aside == len(poisoned), clean[CALLS])
+    in_flight, twice, requests = kill()
+    met = verdict(twice <= IN_FLIGHT)
+    print(
+        f"\nSIGKILL with {in_flight} calls at the server: {twice} of {CALLS} paid twice, {requests} requests in all: {met}\n"
+    )
+
+    print("| role-play | calls | s | longest chain, s | work / places, s | ratio to the larger | target 1.1 |")
+    print("|---|---|---|---|---|---|---|")
+    roleplay(people=16, turns=10, window=16)
+    roleplay(people=128, turns=10, window=64)
+
+
+if __name__ == "__main__":
+    main()
