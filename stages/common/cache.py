@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS replies(
   key TEXT PRIMARY KEY, reply TEXT NOT NULL, stage TEXT, role TEXT, model TEXT, created REAL,
   prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, cost_usd REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS claims(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS stored AFTER INSERT ON replies BEGIN DELETE FROM claims WHERE key = NEW.key; END;
 """
 COLUMNS = (
     "key", "reply", "stage", "role", "model", "created", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"
@@ -104,12 +105,13 @@ class Cache:
         try:
             stored = self.get(key)  # the other process may have finished between the look and the claim
             if stored is not None:
-                return stored, True
+                return stored, True  # the claim goes with the process; on a stored key it keeps nobody waiting
             reply = await make()
-            await self.put(key, reply, **about)
+            await self.put(key, reply, **about)  # drops the claim too: one commit less to wait for
             return reply, False
-        finally:
+        except BaseException:
             await asyncio.shield(self._write("DELETE FROM claims WHERE key=? AND owner=?", (key, self.owner)))
+            raise
 
     async def put(self, key: str, reply: dict[str, Any], **about: Any) -> None:
         """Store a reply; the one that is there already stays."""
