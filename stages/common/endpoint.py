@@ -1,7 +1,8 @@
 """One OpenAI-compatible server: how many calls it gets at once, and what happens when it refuses or falls over.
 
 The only retry loop there is (the SDK's own is off). Policies per class of fault:
-  429                       Retry-After, else full jitter; one cut of the concurrency per episode, slow growth back
+  429                       Retry-After, else full jitter; one cut of the concurrency per episode, by the share of calls
+                            refused, slow growth back
   5xx, timeout, reset       one breaker for all callers, one probe at a time while it is open; a deadline per call
   400, 413, 422             the same request is never sent again: the item is set aside
   401, 403, 404, quota      stop: one line
@@ -111,6 +112,7 @@ class Endpoint:
         self._open_until = 0.0  # breaker: nobody calls before this moment
         self._probing = False
         self._cut_at = 0.0
+        self._served = self._refused = 0  # since the last cut: answers and 429s
         self._requests, self._tokens = _Window(limits.requests_per_minute), _Window(limits.tokens_per_minute)
         self.sending: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # callers whose request is with the server
         self._draining = False
@@ -244,6 +246,7 @@ class Endpoint:
 
     def _healthy(self) -> None:
         self._faults, self._answered = 0, time.monotonic()
+        self._served += 1
         if self._width < self.limits.concurrency:
             self._width = min(self.limits.concurrency, self._width + 1 / self._width)
 
@@ -256,8 +259,11 @@ class Endpoint:
 
     def _throttled(self, error: Any, tries: int) -> float:
         now = time.monotonic()
-        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits
-            self._cut_at, self._width = now, max(1.0, self._width * 0.8)
+        self._refused += 1
+        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits: half, if none is served
+            share = self._refused / (self._refused + self._served)
+            self._cut_at, self._width = now, max(1.0, self._width * (1 - share / 2))
+            self._served = self._refused = 0
         header = error.response.headers.get("retry-after", "")
         try:
             return float(header)
