@@ -1,6 +1,7 @@
 """What is wrong with a user turn, and what it reveals: plain text measures, no model asked."""
 
 import re
+from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?", re.U)
 _FIRST = {"i", "i'm", "i’m", "i've", "i’ve", "i'd", "i'll", "my", "me", "mine", "myself", "we", "our", "us", "we're"}
@@ -32,6 +33,7 @@ def stem(word: str) -> str:
     return word
 
 
+@lru_cache(maxsize=1000)  # a text is looked at once for every item of its persona
 def content(text: str) -> set[str]:
     """Stems of the words that carry meaning."""
     return {stem(w) for w in words(text) if w not in FUNCTION_WORDS}
