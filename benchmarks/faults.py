@@ -1,9 +1,11 @@
 """What faults of a server cost our client, and how near role-play comes to the shortest time possible.
 
-Each row is one run of the client against a local server (benchmarks/server.py: 50 ms a call, 64 in flight) beside clean runs
-before and after it in the same invocation. `ideal` is the least such a run can take on 64 places.
+Each row is one run of the client against a local server (benchmarks/server.py: 50 ms a call, 64 in flight) beside the better
+of two clean runs in the same invocation. `ideal` is the least that any client can take with 64 places: 2 % of calls at 1 s
+are 38 % more work whoever makes them, and one of the last calls is slow or told to wait a second; so the first two rows are
+to stay within 1.3 times the larger of the clean run and the ideal. `s / clean` is the plain ratio.
   2 % of calls take 1 s
-  1 % of requests are answered 429 with Retry-After 1; one of the last calls may be among them, which costs a second
+  1 % of requests are answered 429 with Retry-After 1
   15 s of 503 for everything, from half a second after the beginning
   1 % of requests are answered 400, always: exactly they are set aside
   SIGKILL at about 1,300 of 2,000 calls, then again from the beginning: calls the server saw twice
@@ -14,6 +16,7 @@ Run from the root of the repository: python -m benchmarks.faults
 """
 
 import asyncio
+import heapq
 import multiprocessing
 import os
 import random
@@ -38,14 +41,27 @@ def run(chats, **faults):
         return time.perf_counter() - start, aside, server.stats()
 
 
-def row(name, chats, ideal, target, clean, **faults):
-    """Run and print one row; `target` says of (seconds, set aside, clean seconds) whether they will do."""
+def shortest(seconds):
+    """Least time for calls of these lengths in this order: each takes the place that is free first."""
+    places = [0.0] * IN_FLIGHT
+    for s in seconds:
+        heapq.heapreplace(places, places[0] + s)
+    return max(places)
+
+
+def row(name, chats, clean, ideal, met, **faults):
+    """Run and print one row; `met` says of seconds and calls set aside whether they will do."""
     seconds, aside, _ = run(chats, **faults)
-    met = verdict(target(seconds, aside, clean))
     print(
-        f"| {name} | {len(chats)} | {seconds:.2f} | {clean:.2f} | {seconds / clean:.2f} | {ideal:.2f} | {aside} | {met} |",
+        f"| {name} | {len(chats)} | {seconds:.2f} | {clean:.2f} | {seconds / clean:.2f} | {ideal:.2f} "
+        f"| {seconds / ideal:.2f} | {aside} | {verdict(met(seconds, aside))} |",
         flush=True,
     )
+
+
+def within(seconds):
+    """The target of 1.3 times `seconds` with no call lost."""
+    return lambda s, aside: not aside and s <= 1.3 * seconds
 
 
 def drive(url, folder):
@@ -132,6 +148,8 @@ def roleplay(people, turns, window):
                 [chains(grower, x, t["nodes"]) for x, t in zip(personas, trees, strict=True)],
             )
 
+    import openai  # noqa: F401  (what the client imports at its first call)
+
     with Server(latency=FASTEST, spread=SPREAD) as server, tempfile.TemporaryDirectory() as folder:
         os.environ["DVC_ROOT"] = folder
         seconds, calls, found = asyncio.run(grow(params(turns, window)(server.url)))
@@ -153,27 +171,18 @@ def main():
     poison = [
         [{"role": "user", "content": f"{c[0]['content']} {POISON}"}] if n in poisoned else c for n, c in enumerate(few)
     ]
-    clean = {len(chats): min(run(chats)[0] for _ in range(2)) for chats in (few, many)}
-
-    print("| fault | calls | s | clean run, s | ratio | ideal, s | set aside | target |")
-    print("|---|---|---|---|---|---|---|---|")
-
-    def within(seconds, aside, clean):
-        return not aside and seconds <= 1.3 * clean
-
-    def shortest(calls):
-        return calls * LATENCY / IN_FLIGHT
-
+    run(few[:IN_FLIGHT])  # imports
+    print("| fault | calls | s | clean run, s | s / clean | ideal, s | s / ideal | set aside | target |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for chats in (few, many):
-        slow = shortest(len(chats)) * 0.98 + len(chats) * 0.02 / IN_FLIGHT
-        row("2 % take 1 s", chats, slow, within, clean[len(chats)], slow_every=50)
-        limited = shortest(len(chats)) + 1
-        row("1 % answer 429", chats, limited, within, clean[len(chats)], limit_every=100)
-    row(
-        "15 s of 503", few, shortest(CALLS) + 15, lambda s, aside, _: not aside and s <= 19, clean[CALLS],
-        down_from=0.5, down_for=15.0,
-    )  # fmt: skip
-    row("1 % always 400", poison, shortest(CALLS), lambda s, aside, _: aside == len(poisoned), clean[CALLS])
+        clean = min(run(chats)[0] for _ in range(2))
+        usual = shortest([LATENCY] * len(chats))
+        slow, limited = shortest(([LATENCY] * 49 + [1.0]) * (len(chats) // 50)), usual + 1
+        row("2 % take 1 s", chats, clean, slow, within(max(clean, slow)), slow_every=50)
+        row("1 % answer 429", chats, clean, limited, within(max(clean, limited)), limit_every=100)
+        if chats is few:
+            row("15 s of 503", few, clean, usual + 15, lambda s, n: not n and s <= 19, down_from=0.5, down_for=15.0)
+            row("1 % always 400", poison, clean, usual, lambda s, n: n == len(poisoned))
     in_flight, twice, requests = kill()
     met = verdict(twice <= IN_FLIGHT)
     print(
@@ -183,7 +192,7 @@ def main():
     print("| role-play | calls | s | longest chain, s | work / places, s | ratio to the larger | target 1.1 |")
     print("|---|---|---|---|---|---|---|")
     roleplay(people=16, turns=10, window=16)
-    roleplay(people=128, turns=10, window=64)
+    roleplay(people=192, turns=10, window=64)
 
 
 if __name__ == "__main__":
