@@ -50,8 +50,8 @@ class Faults:
         self.bodies[hash(body)] += 1
         if self.slow_every and self.requests % self.slow_every == 0:
             return 1.0, "200 OK", "", ANSWER
-        seed = int(re.search(rb'"seed": ?(\d+)', body)[1])
-        return latency_of(seed, self.latency, self.spread), "200 OK", "", ANSWER
+        seed = re.search(rb'"seed": ?(\d+)', body)
+        return latency_of(int(seed[1]) if seed else 0, self.latency, self.spread), "200 OK", "", ANSWER
 
     def stats(self):
         """What was seen; `paid_twice`: requests answered 200 (or on the way to it) that had been before."""
