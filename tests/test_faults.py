@@ -408,3 +408,35 @@ def test_a_call_another_process_is_making_is_waited_for_and_made_again_only_if_t
         assert second.communicate()[0] == "({'text': 'ours\\n'}, True)\n"
     first.communicate()
     watchdog.cancel()
+
+
+CLOSER = """
+import asyncio, sqlite3, sys, threading
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+from stages.common.cache import Cache
+folder = Path(sys.argv[1])
+async def main(key):
+    cache = Cache(folder)
+    other = sqlite3.connect(cache.path, isolation_level=None, check_same_thread=False)
+    async def make():
+        other.execute("BEGIN IMMEDIATE")  # nobody else can store anything for a while
+        threading.Timer(0.3, other.execute, ["COMMIT"]).start()
+        return {"text": "x"}
+    asks = asyncio.create_task(cache.once(key, make))
+    while not other.in_transaction:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)  # the reply is being stored
+    asks.cancel()
+    cache.close()
+for key in "abcdef":
+    asyncio.run(main(key))
+with Cache(folder) as cache:
+    print([cache.has(key) for key in "abcdef"])
+"""
+
+
+def test_a_reply_that_is_being_stored_when_the_run_ends_is_stored(tmp_path):
+    command = [sys.executable, "-c", CLOSER, str(tmp_path / "c"), str(ROOT)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{[True] * 6}\n", "")

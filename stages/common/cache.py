@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -59,6 +60,7 @@ class Cache:
             raise UserError(f"{self.path}: not a usable reply cache ({e}); move it away or restore it") from None
         self._waiting: list[tuple[str, tuple[Any, ...], asyncio.Future[int]]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._committing = threading.Lock()  # a commit goes on in its thread when the run around it is cancelled
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, timeout=60, isolation_level=None, check_same_thread=False)
@@ -73,11 +75,13 @@ class Cache:
         self.close()
 
     def close(self) -> None:
-        """Drop this process's claims and its lock."""
-        with contextlib.suppress(sqlite3.Error):  # on a full disk; without the lock they are void all the same
-            self.db.execute("DELETE FROM claims WHERE owner=?", (self.owner,))
+        """Store what is waiting for it, drop this process's claims and its lock."""
+        waiting = [(sql, values) for sql, values, _ in self._waiting]
+        with contextlib.suppress(sqlite3.Error):  # on a full disk; without the lock the claims are void all the same
+            self._commit([*waiting, ("DELETE FROM claims WHERE owner=?", (self.owner,))])
         self.db.close()
-        self._write_db.close()
+        with self._committing:
+            self._write_db.close()
         (self._owners / self.owner).unlink(missing_ok=True)
         self._lock.close()
 
@@ -171,12 +175,13 @@ class Cache:
 
     def _commit(self, statements: list[tuple[str, tuple[Any, ...]]]) -> list[int]:
         db = self._write_db
-        db.execute("BEGIN IMMEDIATE")
-        try:
-            counts = [db.execute(sql, values).rowcount for sql, values in statements]
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        return counts
+        with self._committing:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                counts = [db.execute(sql, values).rowcount for sql, values in statements]
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+            return counts
