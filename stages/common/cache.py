@@ -53,9 +53,11 @@ class Cache:
         self._lock = (self._owners / self.owner).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
-            self.db = self._connect()
-            self.db.executescript(_SCHEMA)
-            self._write_db = self._connect()  # its own, so that reads in the event loop never wait for a commit
+            with (folder / "opening").open("w") as f:  # sqlite does not wait where two processes turn to WAL at once
+                fcntl.flock(f, fcntl.LOCK_EX)
+                self.db = self._connect()
+                self.db.executescript(_SCHEMA)
+                self._write_db = self._connect()  # its own, so that reads in the event loop never wait for a commit
         except sqlite3.Error as e:
             raise UserError(f"{self.path}: not a usable reply cache ({e}); move it away or restore it") from None
         self._waiting: list[tuple[str, tuple[Any, ...], asyncio.Future[int]]] = []
