@@ -1,4 +1,4 @@
-"""How soon `make browse`'s page is usable with 3,000 trees of 10 turns: builds such data, opens the page in headless Chromium.
+"""How soon `make browse`'s page is usable with 3,000 trees of 10 turns: makes such data, opens the page in Chromium.
 
 Run: python -m benchmarks.browse [--trees 3000] [--keep FOLDER] (needs chromium, chromium-driver and selenium)
 """
@@ -128,8 +128,9 @@ def main() -> None:
         out = (folder / "browse.html").resolve()
         with out.open("w") as f:
             f.writelines(page(folder))
+        took = time.perf_counter() - start
         nodes = sum(len(t["nodes"]) for t in read_jsonl(folder / "trees.jsonl"))
-        print(f"{a.trees} trees, {nodes} nodes: {out.stat().st_size / 1e6:.1f} MB, built in {time.perf_counter() - start:.1f} s")
+        print(f"{a.trees} trees, {nodes} nodes: {out.stat().st_size / 1e6:.1f} MB, built in {took:.1f} s")
         chrome = browser()
         try:
             runs = [measured(chrome, out.as_uri()) for _ in range(5)]
