@@ -173,7 +173,7 @@ class Page:
         return self.driver.execute_script(code, *arguments)
 
     def until(self, code, *arguments):
-        end = time.monotonic() + 5
+        end = time.monotonic() + 10
         while not (found := self.js(code, *arguments)):
             assert time.monotonic() < end, (
                 f"never: {code} {arguments}; detail: {self.js('return document.body.innerText')[-1500:]}"
@@ -189,7 +189,12 @@ class Page:
         return self
 
     def click(self, css):
-        self.until("return document.querySelector(arguments[0])", css).click()
+        from selenium.common.exceptions import StaleElementReferenceException
+
+        try:
+            self.until("return document.querySelector(arguments[0])", css).click()
+        except StaleElementReferenceException:  # drawn anew between the two
+            return self.click(css)
         return self
 
     def search(self, text):
@@ -215,7 +220,7 @@ class Page:
         )  # fmt: skip
 
     def text(self, css):
-        return [e.text for e in self.driver.find_elements("css selector", css)]
+        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.replace(/\\n+/g, '\\n'))", css)
 
 
 @pytest.fixture
@@ -293,7 +298,7 @@ def test_conversations_side_by_side(page):
     base, tuned = page.text("[data-node=turn-2] .model")
     assert "Base says. 2" in base and "2 / 5" in base
     assert "⚠ unscored" in tuned and "no score" in tuned and "no idea <script>" in tuned
-    assert page.text("tbody tr")[:2] == ["base 4 2 3.00", "tuned 4 ⚠ 4.00"]
+    assert page.text("tbody tr") == ["base\t4\t2\t3.00", "tuned\t4\t⚠\t4.00"]
 
 
 def test_keys_alone_are_enough(page):
