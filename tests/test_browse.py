@@ -220,7 +220,8 @@ class Page:
         )  # fmt: skip
 
     def text(self, css):
-        return self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText.replace(/\\n+/g, '\\n'))", css)
+        found = self.js("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", css)
+        return [re.sub(r"\n+", "\n", text) for text in found]
 
 
 @pytest.fixture
