@@ -58,7 +58,8 @@ def make(folder: Path, trees: int, turns: int) -> None:
             decided.append({
                 "tree": person["id"], "node": at, "chosen": took[0] if agreed else None,
                 "reason": "agreed" if agreed else draw.choice(("disagreement", "disagreement", "unreadable", "identical")),
-                "measures": {"overlap": round(draw.random(), 3), "length_ratio": round(draw.uniform(0.3, 3), 3)},
+                "measures": {f"{role}_{name}": round(draw.random(), 4) for role in ("preferred", "rejected")
+                             for name in ("directions", "names_inference", "recited", "repetition", "unrevealed", "words")},
             })  # fmt: skip
         people.append(person)
         nodes.sort(key=lambda x: x["id"])

@@ -40,7 +40,13 @@ NODES = [
     reply("u/r/u/p", "Good.", True), reply("u/r/u/r", "Good."),
 ]  # fmt: skip
 DECISIONS = [
-    {"tree": "aaaa", "node": "u", "chosen": "preferred", "reason": "agreed", "measures": {"overlap": 0.25}},
+    {
+        "tree": "aaaa",
+        "node": "u",
+        "chosen": "preferred",
+        "reason": "agreed",
+        "measures": {"overlap": 0.25, "preferred_words": 3, "rejected_words": 2},
+    },
     {"tree": "aaaa", "node": "u/p/u", "chosen": None, "reason": "disagreement", "measures": {"overlap": 0.5}},
     {"tree": "aaaa", "node": "u/r/u", "chosen": None, "reason": "identical", "measures": {}},
 ]
@@ -116,12 +122,15 @@ def test_missing_files_name_their_stage(tmp_path):
     assert {f["path"].removeprefix(f"{tmp_path}/"): f["stage"] for f in files if f["rows"] is None} == browse.STAGES
 
 
+def _path(out):
+    return out if isinstance(out, str) else next(iter(out))
+
+
 def test_paths_and_stages_are_those_of_dvc_yaml():
     spec = OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"), resolve=False)["stages"]
     for path, stage in browse.STAGES.items():
-        if path != "pairs/decisions.jsonl":
-            outs = spec[stage].get("do", spec[stage])["outs"]
-            assert f"data/{path.replace('*', '${key}')}" in outs or f"data/{path.replace('*', '${item}')}" in outs, path
+        outs = spec[stage].get("do", spec[stage])["outs"]
+        assert {f"data/{path.replace('*', name)}" for name in ("${key}", "${item}")} & {*map(_path, outs)}, path
 
 
 def test_conversations_join_every_models_judgements(html):
@@ -266,10 +275,11 @@ def test_tree_shows_each_turn_and_its_branches(page):
     for part in (
         "Fact to reveal (item 0)\nI keep bees.", "My bees swarm.", "I keep bees. new", "“wrote 0”", "Call a beekeeper.",
         "Run away.", "rejected shown first: chose preferred answered “2”", "They agree on preferred.",
-        "✓ kept: preferred chosen", "overlap 0.25",
+        "✓ kept: preferred chosen",
     ):  # fmt: skip
         assert part in first, part
     assert "⊘ dropped: disagreement" in second and "each time the reply shown first was taken" in second
+    page.click(".turn details summary").shows("words\t3\t2", ".turn").shows("overlap 0.25", ".turn")
     left, right = page.js(
         "return [...document.querySelectorAll('.turn:first-of-type .reply')].map(e => e.getBoundingClientRect())"
     )

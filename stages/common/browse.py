@@ -80,7 +80,7 @@ def blocks(name: str, rows: list[Record]) -> Iterator[str]:
 
 
 def _about(row: Record) -> str:
-    return f"{row['profile']} {row['personality']}"[:CUT]
+    return f"{row.get('profile', '')} {row.get('personality', '')}"[:CUT]  # trees of one's own may lack them
 
 
 def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
@@ -95,7 +95,7 @@ def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
             {
                 "id": t["id"],
                 "about": _about(t),
-                "turns": max((n["turn"] for n in t["nodes"]), default=0),
+                "turns": max((n["id"].count("u") for n in t["nodes"]), default=0),
                 "branches": 1 + sum(n - 1 for n in onward.values()),
                 "ended": len(t.get("ended", [])),
                 "pairs": became[t["id"]],
