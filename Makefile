@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan test check lint
+.PHONY: setup repro plan browse test check lint
 
 setup: $(VENV)/.done
 
@@ -20,6 +20,9 @@ repro: setup
 
 plan: setup
 	python -m stages.common.plan
+
+browse: setup
+	python -m stages.common.browse --out results/browse.html
 
 test: setup
 	python -m pytest
