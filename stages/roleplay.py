@@ -28,7 +28,7 @@ from stages.common.records import Record, read_jsonl, seed_of, write_json, write
 from stages.common.simulator import Exchange
 
 REPLY_STOPS = ("\n",)
-_VERDICT = re.compile(r"^\W*(?:reply|message|answer|option)?\W*([12])(?!\w)", re.I)
+_VERDICT = re.compile(r"^\W*(?:reply|message|answer|option)?\W*([12])(?!\w)(?!\W*(?:or|and)?\W*[12](?!\w))", re.I)
 
 
 @dataclass

@@ -159,7 +159,7 @@ def test_verdicts_are_read(text, value):
     assert parse_verdict(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "first", "12", "neither", "I like 1", "3"])
+@pytest.mark.parametrize("text", ["", "first", "12", "neither", "I like 1", "3", "1 or 2", "1, 2", "Reply 1 and 2"])
 def test_other_verdicts_are_unreadable(text):
     with pytest.raises(ValueError):
         parse_verdict(text)

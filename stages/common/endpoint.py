@@ -157,10 +157,11 @@ class Endpoint:
         client = self.client()
         caller = asyncio.current_task()
         assert caller is not None
-        begun = time.monotonic()
+        begun = 0.0
         tries = 0
         while True:
             probe = await self._enter(tokens)
+            begun = begun or time.monotonic()  # waiting for a place is nobody's fault
             pause, sent = 0.0, time.monotonic()
             self.sending.add(caller)
             try:
@@ -183,6 +184,7 @@ class Endpoint:
                 if probe:
                     pause = 0.0  # the breaker's own clock decides
             except openai.APIStatusError as e:
+                self._faults = 0  # it is there
                 reason = "context_overflow" if "context" in str(e).lower() else f"status_{e.status_code}"
                 raise SetAside(reason, self.told(e)) from None
             finally:
