@@ -262,9 +262,9 @@ class Endpoint:
     def _throttled(self, error: Any, tries: int) -> float:
         now = time.monotonic()
         self._refused += 1
-        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits: half, if none is served
+        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits: a fifth, if none is served
             share = self._refused / (self._refused + self._served)
-            self._cut_at, self._width = now, max(1.0, self._width * (1 - share / 2))
+            self._cut_at, self._width = now, max(1.0, self._width * (1 - share / 5))
             self._served = self._refused = 0
         header = error.response.headers.get("retry-after", "")
         try:
