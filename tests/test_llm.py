@@ -1,6 +1,7 @@
 """The client: what is stored, what is asked again, what is set aside, what stops a run."""
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -257,3 +258,12 @@ def test_an_answer_without_choices_is_set_aside(server):
     with pytest.raises(SetAside) as e:
         run(server, lambda c: c.ask(ROLE, ASK, 7, str.strip))
     assert e.value.reason == "malformed"
+
+
+def test_the_key_is_the_digest_of_model_and_request():
+    from stages.common.llm import keyed
+    from stages.common.records import digest
+
+    body = {"messages": [{"role": "user", "content": 'é "quoted" \u2028'}], "seed": 3, "b": [1.5, None]}
+    key, text = keyed('sha256:"é', body)
+    assert key == digest('sha256:"é', body) and json.loads(text) == body

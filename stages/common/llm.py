@@ -5,6 +5,8 @@ exactly that (cache.py). Where a model is served, how many calls run at once or 
 """
 
 import asyncio
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +21,7 @@ from stages.common.errors import UserError
 from stages.common.params import require
 from stages.common.progress import Progress
 from stages.common.prompts import Message
-from stages.common.records import digest, seed_of, write_jsonl
+from stages.common.records import seed_of, write_jsonl
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -101,6 +103,12 @@ def outcome(reply: dict[str, Any]) -> str:
     if not reply["text"].strip():
         return "empty"
     return "truncated" if reply["finish"] == "length" else "ok"
+
+
+def keyed(identity: str, body: dict[str, Any]) -> tuple[str, str]:
+    """`records.digest(identity, body)` and the body's JSON, which is written once for both: histories are long."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(f"[{json.dumps(identity, ensure_ascii=False)}, {text}]".encode()).hexdigest(), text
 
 
 def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, seconds: float) -> dict[str, Any]:
@@ -233,10 +241,8 @@ class Client:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
         raise SetAside(found, text)
 
-    def request(
-        self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None
-    ) -> tuple[str, dict[str, Any]]:
-        """(key of the reply, body of the request but for the model's name at its server)."""
+    def request(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> tuple[str, str]:
+        """(key of the reply, JSON of the request but for the model's name at its server)."""
         if folder := self._folders.get(role.model):
             messages = engine.disarmed(messages, folder)
         body: dict[str, Any] = {
@@ -251,16 +257,18 @@ class Client:
             body["stop"] = list(role.stop)
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
-        return digest(self.model_identity(role.model), body), body
+        return keyed(self.model_identity(role.model), body)
 
     async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
-        key, body = self.request(role, messages, seed, schema)
+        key, request = self.request(role, messages, seed, schema)
         stored = self.cache.get(key)
         if stored is not None:
             reply, hit = stored, True
         else:
             about = {"stage": self.stage, "role": role.name, "model": self.model_identity(role.model)}
-            task = asyncio.create_task(self.cache.once(key, partial(self._call, key, role, body, about), **about))
+            task = asyncio.create_task(
+                self.cache.once(key, partial(self._call, key, role, request, messages, about), **about)
+            )
             self._running.add(task)
             task.add_done_callback(self._ended)
             reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
@@ -274,12 +282,14 @@ class Client:
         if not task.cancelled():
             task.exception()  # seen, should nobody wait for it any more
 
-    async def _call(self, key: str, role: Role, body: dict[str, Any], about: dict[str, str]) -> dict[str, Any]:
+    async def _call(
+        self, key: str, role: Role, request: str, messages: list[Message], about: dict[str, str]
+    ) -> dict[str, Any]:
         """A paid call: the reply as it is stored."""
         endpoint, served = await self._endpoint(role.model)
         batched = self.batched(role)
         price = self._price(role.model, endpoint, served, batched)
-        size = sum(len(m["content"].encode()) for m in body["messages"])
+        size = sum(len(m["content"].encode()) for m in messages)
         worst = price.usd(size, 0, role.tokens) if price else None  # no token is shorter than a byte
         await self._afford(role.model, worst)
         self.made += 1
@@ -287,12 +297,12 @@ class Client:
         self._batched += batched
         self._reserved += worst or 0.0
         try:
-            request = {"model": served, **body}
+            data = f'{{"model": {json.dumps(served)}, {request[1:]}'.encode()
             if batched:
-                answer = await self._batch(endpoint).answer(key, request, {**about, "served": served})
+                answer = await self._batch(endpoint).answer(key, json.loads(data), {**about, "served": served})
                 seconds = 0.0
             else:
-                answer, seconds = await endpoint.post(request, tokens=size // 4 + role.tokens)
+                answer, seconds = await endpoint.post(data, tokens=size // 4 + role.tokens)
         finally:
             self._under_way -= 1
             self._batched -= batched

@@ -85,7 +85,7 @@ class Planner(Client):
         return model if model == EMBEDDED else f"{model} of {self.stage}"
 
     async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
-        key, body = self.request(role, messages, seed, schema)
+        key, _ = self.request(role, messages, seed, schema)
         need = self.needs.setdefault(role.name, Need())
         stored = self.cache.get(key)
         if stored is None and self._missing:
@@ -93,7 +93,7 @@ class Planner(Client):
         if stored is not None or key in self._seen:
             need.stored += 1
         else:
-            chars = sum(len(m["content"]) for m in body["messages"])
+            chars = sum(len(m["content"]) for m in messages)
             self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
         self._seen.add(key)
         # a verdict and a score can be read from it, no two are alike, and it is as long as such replies are
