@@ -258,11 +258,15 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
             fit = [text for text, reason in composed if not reason]
             encode(fit)  # in one batch; below it is looked up, as the pool must end with exactly `target` texts
             accepted = 0
+            surplus = 0
             for text in fit:
                 if len(kind.texts) < kind.settings.target:
                     accepted += keep(kind, [text], "generated", p.language, encode)
+                else:
+                    surplus += 1
+            kind.generated -= surplus  # asked for, but the pool was full: neither kept nor refused
             progress.step(accepted)
-            share = accepted / (p.calls * p.per_call)
+            share = accepted / (p.calls * p.per_call - surplus)
             kind.rounds.append({"round": number + 1, "pool": len(kind.texts), "acceptance": round(share, 4)})
             poor = poor + 1 if share < p.min_acceptance else 0
             if poor >= p.patience:
@@ -366,11 +370,13 @@ def plots(kinds: list[Kind], seeds: dict[str, int], encode: "Encode") -> dict[st
     ]
     vectors = {k.name: encode([t["text"] for t in k.texts]) for k in kinds}
     lengths = {k.name: [len(words(t["text"])) for t in k.texts] for k in kinds}
+    origins = ("seeds", "imported", "generated")
+    blank = {f"{k.name} {origin}": None for k in kinds for origin in origins}  # DVC's plots want every field in every row
     places = []
     for k in kinds:
         for (x, y), text in zip(diversity.plane(vectors[k.name]).round(4).tolist(), k.texts, strict=True):
-            origin = text["category"] if text["category"] in ("generated", "imported") else "seeds"
-            places.append({"x": x, f"{k.name}, {origin}": y})
+            origin = text["category"] if text["category"] in origins else "seeds"
+            places.append({"x": x, **blank, f"{k.name} {origin}": y})
     bins = [round(-0.2 + 0.05 * i, 2) for i in range(25)]
     return {
         "pool_growth": growth,

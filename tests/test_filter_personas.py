@@ -1,5 +1,6 @@
 """Filter personas: the loop, its stops, and the split."""
 
+import json
 from collections import Counter
 
 import numpy as np
@@ -61,6 +62,9 @@ def test_grows_to_target_and_pays_for_a_larger_one_only_what_is_new(project, ser
     pool = project.rows("data/personas/profiles.jsonl")
     assert len(pool) == 26 and all(5 <= len(facts(r["text"])) <= 8 for r in pool)
     assert len(server.requests) == 4
+    for name, least in {"pool_growth": 2, "nearest_cosine": 20, "lengths": 20, "persona_map": 52}.items():
+        drawn = json.loads((project.folder / f"results/plots/{name}.json").read_text())
+        assert len(drawn) >= least and len({tuple(row) for row in drawn}) == 1, "DVC wants every field in every row"
     first = [digest(r) for r in pool]
     project.set(filter_personas__profiles__target=30)
     project.run("filter_personas")
@@ -87,7 +91,7 @@ def test_saturation_is_the_reason_recorded(project, server):
     project.set(filter_personas__profiles__target=40, filter_personas__personalities__target=24, filter_personas__patience=2)
     project.run("seed_personas")
     project.run("filter_personas")
-    result = __import__("json").loads((project.folder / "results/filter_personas.json").read_text())
+    result = json.loads((project.folder / "results/filter_personas.json").read_text())
     assert result["profiles"]["stopped"] == "saturated"
     assert result["profiles"]["rejected"]["duplicate"] >= 8
     assert result["profiles"]["pool"] == 25

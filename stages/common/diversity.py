@@ -56,7 +56,7 @@ def plane(vectors: "Vectors") -> "Vectors":
     """Two principal components of [n, dim] -> [n, 2]; signs fixed so that the same vectors give the same picture."""
     import numpy as np
 
-    centred = vectors - vectors.mean(0)
+    centred = vectors.astype(np.float64) - vectors.mean(0)
     _, _, axes = np.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] * np.sign(axes[:2][np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(1)])[:, None]
     found = centred @ axes.T
