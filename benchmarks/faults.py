@@ -139,9 +139,10 @@ def roleplay(people, turns, window):
 
     async def grow(p):
         async with Client("roleplay", p.llm, {}) as client:
-            grower = Grower(p, client, texts)
             start = time.perf_counter()
-            trees = await windowed([partial(grower.grow, x) for x in personas], p.llm.conversations_in_flight)
+            async with asyncio.TaskGroup() as later:
+                grower = Grower(p, client, texts, later)
+                trees = await windowed([partial(grower.grow, x) for x in personas], p.llm.conversations_in_flight)
             return (
                 time.perf_counter() - start,
                 client.calls,

@@ -24,15 +24,20 @@ class Filters:
     """What drops a pair (and, where it is the preferred reply's own fault, the SFT row); None is off.
 
     `length_ratio`: words of the longer reply over those of the shorter; `similarity`: overlap of the two replies;
-    `recited`: items of the persona in one reply; `unrevealed`: items in it that the user has not told; `repetition`: share
-    of its word 3-grams that occurred before; `confused`: the user speaks as an assistant, or anyone in stage directions.
+    `recited`: items of the persona in one reply; `unrevealed`: items in it that the user has not told; `user_unrevealed`,
+    `note_unrevealed`: items in the user's turn besides its own, and in the note, that were not told; `repetition`: share of a
+    reply's word 3-grams that occurred before; `names_inference`: a reply speaks of a profile, a persona or notes; `confused`:
+    the user speaks as an assistant, or anyone in stage directions.
     """
 
     length_ratio: float | None
     similarity: float | None
     recited: int | None
     unrevealed: int | None
+    user_unrevealed: int | None
+    note_unrevealed: int | None
     repetition: float | None
+    names_inference: bool
     confused: bool
 
 
@@ -109,10 +114,12 @@ def label(node: tree.Node, on_disagreement: str) -> tuple[str | None, str]:
 
 def reply_fault(measures: dict[str, float], who: str, f: Filters) -> str:
     """Why reply `who` may not be trained towards, or empty."""
-    over = {name: limit for name in ("recited", "unrevealed", "repetition") if (limit := getattr(f, name)) is not None}
-    for name, limit in over.items():
-        if measures[f"{who}_{name}"] > limit:
+    for name in ("recited", "unrevealed", "repetition", "user_unrevealed", "note_unrevealed"):
+        limit = getattr(f, name)
+        if limit is not None and measures[name if name in measures else f"{who}_{name}"] > limit:
             return name
+    if f.names_inference and measures[f"{who}_names_inference"]:
+        return "names_inference"
     return "confused" if f.confused and (measures["user_confused"] or measures[f"{who}_directions"]) else ""
 
 

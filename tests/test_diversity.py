@@ -68,6 +68,16 @@ def test_blocks_keep_what_one_by_one_keeps(threshold):
     assert np.array_equal(pool.vectors, x[kept])
 
 
+@pytest.mark.parametrize("planted", [0.0, 0.1, 0.3])
+def test_duplicated_people_are_found_at_their_rate(planted):
+    rng = np.random.default_rng(3)
+    x = unit(rng.standard_normal((1000, 64)))
+    copies = rng.permutation(np.arange(500, 1000))[: int(planted * 1000)]
+    x[copies] = unit(x[rng.integers(0, 500, len(copies))] + 0.03 * rng.standard_normal((len(copies), 64)))
+    assert 1 - len(Kept(64).offer(x, 0.8)) / 1000 == pytest.approx(planted, abs=0.02)
+    assert (diversity.nearest_cosines(x)[copies] > 0.8).all()
+
+
 @given(st.lists(st.sampled_from([[1, 0], [0.9, 0.4], [0.5, 0.9], [0, 1], [-1, 0.2]]), max_size=12))
 def test_nothing_kept_is_near_anything_kept_before(rows):
     x = unit(rows) if rows else np.zeros((0, 2), dtype=np.float32)

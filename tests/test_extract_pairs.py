@@ -10,7 +10,7 @@ from stages.common import quality, tree
 from stages.extract_pairs import ExtractPairs, Filters, Require, balance, decide, label, pair_row, sft_rows
 
 SYSTEM = [{"role": "system", "content": "S"}]
-OFF = Filters(None, None, None, None, None, False)
+OFF = Filters(None, None, None, None, None, None, None, False, False)
 P = ExtractPairs(1, "", "drop", 0.2, None, OFF, Require(None, None, None, None, None))
 
 
@@ -173,7 +173,7 @@ def test_planted_faults_are_found_at_their_rate(plant, where, every):
 
 def test_a_clean_set_is_clean():
     found, decisions = measured(
-        [planted(n, 0, recite) for n in range(100)], replace(P, filters=Filters(3, 0.8, 3, 0, 0.5, True))
+        [planted(n, 0, recite) for n in range(100)], replace(P, filters=Filters(3, 0.8, 3, 0, 0, 0, 0.5, True, True))
     )
     assert all(d.reason == "agreed" for d in decisions)
     assert (
@@ -187,7 +187,8 @@ def test_a_clean_set_is_clean():
         (recite, {"recited": 2}, "recited"), (leak, {"unrevealed": 0}, "unrevealed"),
         (assist, {"confused": True}, "confused"),
         (direct, {"confused": True}, "confused"), (repeat, {"repetition": 0.5}, "repetition"),
-        (repeat, {"length_ratio": 1.8}, "length_ratio"),
+        (repeat, {"length_ratio": 1.8}, "length_ratio"), (name, {"names_inference": True}, "names_inference"),
+        (tell_all, {"user_unrevealed": 0}, "user_unrevealed"), (note_leak, {"note_unrevealed": 0}, "note_unrevealed"),
     ],
 )  # fmt: skip
 def test_each_filter_drops_what_it_names_and_is_off_by_null(plant, filters, reason):
