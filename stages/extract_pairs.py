@@ -25,9 +25,9 @@ class Filters:
 
     `length_ratio`: words of the longer reply over those of the shorter; `similarity`: overlap of the two replies;
     `recited`: items of the persona in one reply; `unrevealed`: items in it that the user has not told; `user_unrevealed`,
-    `note_unrevealed`: items in the user's turn besides its own, and in the note, that were not told; `repetition`: share of a
-    reply's word 3-grams that occurred before; `names_inference`: a reply speaks of a profile, a persona or notes; `confused`:
-    the user speaks as an assistant, or anyone in stage directions.
+    `note_unrevealed`: items in the user's turn besides its own, and in the note, that were not told; `repetition`: share of
+    a reply's word 3-grams that occurred before; `names_inference`: a reply speaks of a profile, a persona or notes;
+    `confused`: the user speaks as an assistant, or anyone in stage directions.
     """
 
     length_ratio: float | None
