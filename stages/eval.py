@@ -1,6 +1,7 @@
-"""Eval: alignment by turn for every model, with intervals, and what each gained over base. Arithmetic only.
+"""Eval: alignment by turn for every model, with intervals, and what each gained over base. Asks nothing.
 
-Reads the judgements; writes results/eval.json and the AL(k) plot, and prints the table.
+Reads the judgements and, for the measure that needs no judge (recognition.py), the conversations; writes results/eval.json
+and the plots by turn, and prints the table.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common import params
+from stages.common.embed import EncoderParams
 from stages.common.errors import UserError, parser, run
 from stages.common.records import read_jsonl, read_text, write_json
 from stages.common.table import table
@@ -38,6 +40,7 @@ class Params:
     """What this stage reads."""
 
     eval: Eval
+    encoder: EncoderParams
 
 
 @dataclass
@@ -63,6 +66,32 @@ def read(path: Path) -> Scores:
         if r["score"] is not None:
             values[ids.index(r["id"]), r["turn"] - 1] = r["score"]
     return Scores(values, ids, [profile[i] for i in ids])
+
+
+def recognised(path: Path, turns: int, speaker: str, encode: Any) -> Scores:
+    """Reciprocal ranks of the right persona in the conversations of one model."""
+    from stages.common.recognition import reciprocal_ranks
+
+    cases = sorted(read_jsonl(path), key=lambda c: str(c["id"]))
+    if not cases:
+        raise UserError(f"{path}: holds no conversation")
+    values = reciprocal_ranks(cases, speaker, turns, encode)
+    return Scores(values, [c["id"] for c in cases], [c["profile"] for c in cases])
+
+
+def recognition(scores: Scores, p: Eval) -> dict[str, Any]:
+    """By turn: how often the right persona is the nearest of all, and the mean reciprocal rank, with its interval."""
+    import numpy as np
+
+    from stages.common import metrics
+
+    drawn = metrics.resampled_alignment(scores.values, metrics.resamples(scores.profiles, p.resamples, p.seed))
+    first = np.where(np.isnan(scores.values), np.nan, scores.values == 1)
+    return {
+        "mrr": numbers(metrics.alignment(scores.values)),
+        "mrr_ci": metrics.interval(drawn),
+        "top1": numbers(metrics.alignment(first)),
+    }
 
 
 def numbers(values: "Array") -> list[float | None]:
@@ -123,13 +152,33 @@ def against(scores: Scores, base: Scores, p: Eval) -> dict[str, Any]:
     }
 
 
+def recognition_gain(seen: dict[str, Scores], name: str, p: Eval) -> dict[str, Any]:
+    """Difference to base of the mean reciprocal rank over all turns, on the same cases."""
+    gain = against(seen[name], seen[BASE], p)
+    return {"recognition_difference": gain["difference"], "recognition_difference_ci": gain["difference_ci"]}
+
+
 def main() -> None:
-    p = parser(__doc__, ["judge-prompt", "user-prompt", "assistant-prompt", "oracle-prompt"], ["result", "curve"])
-    p.add_argument("--judgements", type=Path, nargs="+", required=True, metavar="PATH", help="read; NAME.jsonl each")
+    p = parser(
+        __doc__, ["judge-prompt", "user-prompt", "assistant-prompt", "oracle-prompt"], ["result", "curve", "recognition"]
+    )
+    for name in ("judgements", "conversations"):
+        p.add_argument(f"--{name}", type=Path, nargs="+", required=True, metavar="PATH", help="read; NAME.jsonl each")
     a = p.parse_args()
-    settings = params.load("eval", Params).eval
+    read_params = params.load("eval", Params)
+    settings = read_params.eval
+    from stages.common.embed import Encoder
+
+    encode = Encoder(read_params.encoder)
     scores = {path.stem: read(path) for path in a.judgements}
     models = {name: model_result(s, settings) for name, s in scores.items()}
+    turns = max(s.values.shape[1] for s in scores.values())
+    seen = {path.stem: recognised(path, turns, "reply", encode) for path in a.conversations}
+    for name, s in seen.items():
+        models[name]["recognition"] = recognition(s, settings)
+    told = recognition(recognised(a.conversations[0], turns, "user", encode), settings)
+    cases = len(seen[a.conversations[0].stem].ids)
+    chance = round(sum(1 / rank for rank in range(1, cases + 1)) / cases, 4)
     prompts = {n: getattr(a, f"{n}_prompt") for n in ("judge", "user", "assistant", "oracle")}
     result: dict[str, Any] = {
         "scale": SCALE,
@@ -137,19 +186,31 @@ def main() -> None:
             "params": params.declared_values("eval"),
             "prompts_sha256": {k: sha256(read_text(v).encode()).hexdigest() for k, v in prompts.items()},
             "models": list(models),
-            "turns": max(s.values.shape[1] for s in scores.values()),
+            "turns": turns,
             "intervals": f"95 % percentile bootstrap over profiles, {settings.resamples} resamples",
         },
         "models": models,
         "vs_base": {
-            name: against(s, scores[BASE], settings) for name, s in scores.items() if name != BASE and BASE in scores
+            name: {**against(s, scores[BASE], settings), **recognition_gain(seen, name, settings)}
+            for name, s in scores.items()
+            if name != BASE and BASE in scores
+        },
+        "recognition": {
+            "personas": cases,
+            "chance_mrr": chance,
+            "chance_top1": round(1 / cases, 4),
+            "from_user_turns": told,
         },
     }
     write_json(a.result, result)
-    turns = range(result["protocol"]["turns"])
     write_json(
         a.curve,
-        [{"turn": k + 1, **{n: m["al"][k] if k < len(m["al"]) else None for n, m in models.items()}} for k in turns],
+        [{"turn": k + 1, **{n: m["al"][k] if k < len(m["al"]) else None for n, m in models.items()}} for k in range(turns)],
+    )
+    known = {**{n: m["recognition"] for n, m in models.items()}, "user": told}
+    write_json(
+        a.recognition,
+        [{"turn": k + 1, **{n: r["mrr"][k] for n, r in known.items()}, "chance": chance} for k in range(turns)],
     )
     print(table(result))
 

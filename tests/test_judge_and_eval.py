@@ -88,9 +88,35 @@ def judgements(project, name, rise, missing=()):
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
+PEOPLE = [
+    "I mend fishing nets in Ghana.", "I drive a tram in Lodz.", "I herd goats in Mongolia.", "I carve puppets in Java.",
+    "I farm wheat in Canada.", "I deliver meals in Lima.",
+]  # fmt: skip
+
+
+def conversations(project, name, reply):
+    """Six cases of four turns; `reply(person, turn)` is what the model says."""
+    rows = [
+        {"id": f"c{c}", "profile": person, "personality": "I am shy, loud, and kind.", "ended": None,
+         "turns": [{"turn": k, "item": 0, "user": f"{person} And {k}?", "reply": reply(person, k)} for k in range(1, 5)]}
+        for c, person in enumerate(PEOPLE)
+    ]  # fmt: skip
+    path = project.folder / f"data/conversations/{name}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
 def test_eval_reports_every_model_and_what_it_gained(project):
     for name, rise in (("base", 0.25), ("sft", 0.5), ("dpo", 0.75), ("oracle", 0)):
         judgements(project, name, rise, missing=[(0, 2)] if name == "sft" else ())
+    replies = {
+        "base": lambda person, k: "You are right, that is a wonderful question.",  # flattery that fits anybody
+        "sft": lambda person, k: person if k == 4 else "Take a walk.",  # adapts in the end
+        "dpo": lambda person, k: f"You say: {person}",  # adapts at once
+        "oracle": lambda person, k: PEOPLE[(PEOPLE.index(person) + 1) % 6],  # adapts to somebody else
+    }
+    for name, reply in replies.items():
+        conversations(project, name, reply)
     done = project.run("eval")
     result = json.loads((project.folder / "results/eval.json").read_text())
     m = result["models"]
@@ -102,6 +128,14 @@ def test_eval_reports_every_model_and_what_it_gained(project):
     assert gain["difference"] == pytest.approx(1.25) and gain["ci"][0] > 0
     assert "base" not in result["vs_base"]
     assert done.stdout.strip() == table(result)
+    seen = {n: r["recognition"]["mrr"] for n, r in m.items()}
+    assert seen["dpo"] == [1.0] * 4 and m["dpo"]["recognition"]["top1"] == [1.0] * 4
+    assert seen["sft"][3] == 1.0 and seen["sft"][0] < 0.6 and max(seen["base"]) < 0.6 and max(seen["oracle"]) < 0.6
+    assert result["recognition"]["chance_mrr"] == pytest.approx(2.45 / 6, abs=1e-4)
+    assert result["recognition"]["from_user_turns"]["top1"] == [1.0] * 4
+    assert gain["recognition_difference"] > 0.4 and gain["recognition_difference_ci"][0] > 0
+    drawn = json.loads((project.folder / "results/plots/recognition.json").read_text())
+    assert set(drawn[0]) == {"turn", "base", "sft", "dpo", "oracle", "user", "chance"} and len(drawn) == 4
     curve = json.loads((project.folder / "results/plots/al.json").read_text())
     assert [row["turn"] for row in curve] == [1, 2, 3, 4] and set(curve[0]) == {"turn", "base", "sft", "dpo", "oracle"}
 

@@ -14,9 +14,9 @@ def _number(value: float | None, digits: int = 2, sign: bool = False) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """One row a model: AL at the first and last turn and on average, slopes, gain over base with its interval."""
+    """One row a model: AL at the first and last turn and on average, slopes, gain over base, recognition."""
     head = ["model", "cases", "AL(1)", f"AL({result['protocol']['turns']})", "mean AL", "AL range", "IR", "N-IR", "R2"]
-    rows = [[*head, "vs base", "95 % interval", "unscored"]]
+    rows = [[*head, "vs base", "95 % interval", "unscored", f"MRR({result['protocol']['turns']})"]]
     for name in result["protocol"]["models"]:
         m = result["models"][name]
         known = [v for v in m["al"] if v is not None]
@@ -29,7 +29,7 @@ def table(result: dict[str, Any]) -> str:
                 _number(max(known) - min(known) if known else None), _number(m["ir"], 3, True),
                 _number(m["n_ir"], 3, True), _number(m["r2"], 3),
                 "" if gain is None else f"{shown[0]} %", "" if gain is None else f"{shown[1]} to {shown[2]} %",
-                str(m["unscored"]),
+                str(m["unscored"]), _number(m["recognition"]["mrr"][-1]),
             ]
         )  # fmt: skip
     widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
@@ -37,7 +37,13 @@ def table(result: dict[str, Any]) -> str:
         "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows
     ]
     lines.insert(1, "-" * len(lines[0]))
-    return "\n".join([*lines, f"Scores are on a scale of {result['scale']}; intervals: {result['protocol']['intervals']}."])
+    r = result["recognition"]
+    notes = [
+        f"Scores are on a scale of {result['scale']}; intervals: {result['protocol']['intervals']}.",
+        f"MRR: reciprocal rank of the right persona among {r['personas']} from the model's replies alone, no judge; chance "
+        f"{_number(r['chance_mrr'])}, from the user's own turns {_number(r['from_user_turns']['mrr'][-1])}.",
+    ]
+    return "\n".join([*lines, *notes])
 
 
 if __name__ == "__main__":
