@@ -267,3 +267,12 @@ def test_the_key_is_the_digest_of_model_and_request():
     body = {"messages": [{"role": "user", "content": 'é "quoted" \u2028'}], "seed": 3, "b": [1.5, None]}
     key, text = keyed('sha256:"é', body)
     assert key == digest('sha256:"é', body) and json.loads(text) == body
+
+
+def test_a_server_that_never_answered_is_not_waited_for_as_a_restart_is(server, monkeypatch):
+    from stages.common import endpoint
+
+    monkeypatch.setattr(endpoint, "ABSENT_S", 0.3)
+    server.stop()
+    with pytest.raises(UserError, match="is not there"):
+        run(server, lambda c: c.ask(ROLE, ASK, 7, str.strip), deadline_s=600.0)

@@ -86,3 +86,8 @@ def test_prices_and_times(planned, server):
 def test_a_fault_of_the_params_is_one_line(planned):
     planned.set(roleplay__turns=0)
     complains(planned._run(["stages.common.plan"], check=False), "roleplay.turns")
+
+
+def test_an_endpoint_that_is_not_named_is_one_line(planned):
+    planned.set(roles__user_model="nowhere:x")
+    complains(planned._run(["stages.common.plan"], check=False), "endpoint 'nowhere': not among llm.endpoints")

@@ -21,6 +21,8 @@ from typing import Any, TypeGuard
 from stages.common.errors import UserError, one_line
 from stages.common.params import require
 
+ABSENT_S = 20.0  # how long connections to a server may fail that has never answered
+
 
 class SetAside(Exception):
     """One item cannot be had. `reason` is a named outcome, `raw` what the server said."""
@@ -195,7 +197,10 @@ class Endpoint:
                 self._leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
-            if time.monotonic() + pause > begun + self.limits.deadline_s:
+            # a wrong address is not waited for as a restart is
+            absent = not self._answered and type(last.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+            patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
+            if time.monotonic() + pause > begun + patience:
                 told = self.told(last)
                 if self._answered < begun and isinstance(last, openai.APIConnectionError | openai.RateLimitError):
                     what = "is not there" if isinstance(last, openai.APIConnectionError) else "keeps to its rate limit"

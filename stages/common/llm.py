@@ -7,6 +7,8 @@ exactly that (cache.py). Where a model is served, how many calls run at once or 
 import asyncio
 import hashlib
 import json
+import signal
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
@@ -408,6 +410,9 @@ def asking(work: Awaitable[R]) -> R:
     async def outer() -> R:
         return await work
 
+    # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return asyncio.run(outer())
     except BaseExceptionGroup as group:

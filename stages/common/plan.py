@@ -20,7 +20,7 @@ from typing import Any
 from stages import converse, filter_personas, judge, roleplay, seed_personas
 from stages.common import params, prompts
 from stages.common.batch import DISCOUNT
-from stages.common.errors import run
+from stages.common.errors import UserError, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
 from stages.common.personas import Persona, from_record
 from stages.common.progress import span
@@ -49,10 +49,10 @@ class Need:
 
 @dataclass
 class Means:
-    """Mean completion tokens and seconds of the stored replies, by role."""
+    """Mean completion tokens of the stored replies, by role, and seconds, by role and model."""
 
     completion: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 class Planner(Client):
@@ -72,10 +72,14 @@ class Planner(Client):
         self.needs: dict[str, Need] = {}
         self._missing, self._seen = missing, seen
         self.means = Means()
-        for name, tokens, seconds in self.cache.db.execute(
-            "SELECT role, AVG(completion_tokens), AVG(NULLIF(json_extract(reply, '$.seconds'), 0)) FROM replies GROUP BY 1"
+        for name, tokens in self.cache.db.execute("SELECT role, AVG(completion_tokens) FROM replies GROUP BY 1"):
+            self.means.completion[name] = tokens
+        # a local model answers as fast before its training as after it; how fast a server is, only its own replies tell
+        for name, model, seconds in self.cache.db.execute(
+            "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, "
+            "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)) FROM replies GROUP BY 1, 2"
         ):
-            self.means.completion[name], self.means.seconds[name] = tokens, seconds
+            self.means.seconds[name, model] = seconds
 
     def model_identity(self, model: str) -> str:
         """As of the client; None for a local model stands for one that a stage has yet to make."""
@@ -111,11 +115,13 @@ class Planner(Client):
             width = self.settings.embedded.concurrency
         else:
             endpoint, served = role.model.split(":", 1)
-            limits = self.settings.endpoints[endpoint]
+            limits = self.settings.endpoints.get(endpoint)
+            if limits is None:
+                raise UserError(f"endpoint {endpoint!r}: not among llm.endpoints in params.yaml")
             price, width = limits.prices.get(served), limits.concurrency
             usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
         need.usd = None if usd is None or need.usd is None else need.usd + usd
-        seconds = self.means.seconds.get(role.name)
+        seconds = self.means.seconds.get((role.name, "local" if role.model in self._folders else role.model))
         need.seconds = None if seconds is None or need.seconds is None else need.seconds + seconds / width
 
     def more(self, role: Role, calls: int, like: list[Message]) -> None:
