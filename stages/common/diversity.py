@@ -75,9 +75,10 @@ def measure(texts: list[str], vectors: "Vectors", seeds: int, categories: list[s
     near = vectors[seeds:] @ vectors[:seeds].T if seeds and len(texts) > seeds else np.zeros((0, 1))
     covered = Counter(categories[int(i)] for i in near.argmax(1)) if len(near) else Counter[str]()
     known = sorted(set(categories))
+    cosines = nearest_cosines(vectors)
     return {
         "effective_number": effective_number(vectors),
-        "nearest_cosine": {**spread(nearest_cosines(vectors)), "max": round(float(nearest_cosines(vectors).max()), 4)},
+        "nearest_cosine": {**spread(cosines), "max": round(float(cosines.max()), 4)},
         "distinct": {f"{n}": distinct(texts, n) for n in (1, 2, 3)},
         "words": spread([len(words(t)) for t in texts]),
         "categories_covered": round(len(covered) / len(known), 4) if known else None,

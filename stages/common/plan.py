@@ -109,7 +109,6 @@ class Planner(Client):
         need.calls += 1
         need.prompt += prompt
         need.completion += completion
-        price = None
         if role.model in self._folders:
             usd: float | None = 0.0
             width = self.settings.embedded.concurrency

@@ -118,7 +118,6 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
     if not rows:
         return {"pairs": 0}
     lengths = [(m[f"{c}_words"], m[f"{'rejected' if c == 'preferred' else 'preferred'}_words"]) for m, c in rows]
-    both = [[m[f"{who}_{name}"] for who in ("preferred", "rejected")] for m, _ in rows for name in ("repetition",)]
     return {
         "pairs": len(rows),
         "length_ratio": round(fmean(a / max(1, b) for a, b in lengths), 4),  # words of chosen over words of rejected
@@ -131,7 +130,7 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
             "user_unrevealed": share([m["user_unrevealed"] > 0 for m, _ in rows]),
             "note_unrevealed": share([m["note_unrevealed"] > 0 for m, _ in rows]),
         },
-        "repetitive": share([max(pair) > 0.3 for pair in both]),
+        "repetitive": share([max(m["preferred_repetition"], m["rejected_repetition"]) > 0.3 for m, _ in rows]),
         "user_confused": share([m["user_confused"] > 0 for m, _ in rows]),
         "stage_directions": share([max(m["preferred_directions"], m["rejected_directions"]) > 0 for m, _ in rows]),
     }
