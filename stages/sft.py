@@ -5,14 +5,19 @@ Reads models/base and data/sft; writes a plain model folder with its GGUF, DVCLi
 Run: python -m stages.sft (the arguments are in dvc.yaml)
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from stages.common import params
 from stages.common.errors import parser, run
+from stages.common.launch import launched
 from stages.common.records import write_json
+from stages.common.rows import read, supervised
 from stages.common.training import Train
+
+if TYPE_CHECKING:
+    from stages.common.training import LogProbs
 
 
 @dataclass
@@ -47,41 +52,25 @@ class Params:
     train: Train
 
 
-def config(p: Params, rows: int, out: str) -> Any:
-    """TRL's settings."""
-    import torch
+def config(p: Params, rows: int, folder: Path) -> Any:
+    """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import SFTConfig
 
-    steps = math.ceil(rows / (p.sft.batch_size * p.sft.accumulation)) * p.sft.epochs
-    return SFTConfig(
-        output_dir=out,
-        seed=p.sft.seed,
-        data_seed=p.sft.seed,
-        num_train_epochs=p.sft.epochs,
-        learning_rate=p.sft.learning_rate,
-        lr_scheduler_type=p.sft.scheduler,
-        warmup_steps=math.ceil(p.sft.warmup_share * steps),
-        per_device_train_batch_size=p.sft.batch_size,
-        per_device_eval_batch_size=p.sft.batch_size,
-        gradient_accumulation_steps=p.sft.accumulation,
-        max_length=p.train.max_length,
-        completion_only_loss=True,
-        bf16=p.train.dtype == "bfloat16" and torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    from stages.common import training
+
+    return SFTConfig(**training.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
+
+
+def loss(values: "LogProbs") -> float:
+    """Mean negative log-probability of a token."""
+    return -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
 
 
 def main() -> None:
     a = parser(__doc__, ["base", "train", "val"], ["model", "live", "metrics"]).parse_args()
     p = params.load("sft", Params)
-    import tempfile
-
+    if launched(p.train.accelerate_config, "stages.sft"):
+        return
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
@@ -89,35 +78,34 @@ def main() -> None:
     from stages.common import training
 
     set_seed(p.sft.seed)
-    model, tokenizer = training.load(a.base, p.train.dtype)
-    keys = ("prompt", "completion")
-    train, dropped = training.read(a.train, keys, tokenizer, p.train.max_length)
-    val, dropped_val = training.read(a.val, keys, tokenizer, p.train.max_length)
-    with tempfile.TemporaryDirectory() as tmp:
-        trainer = SFTTrainer(
+    model, tokenizer = training.load(a.base, p.train)
+    rows, counts = {}, {}
+    for part, path in (("train", a.train), ("val", a.val)):
+        keys = ("prompt", "completion")
+        rows[part], counts[part] = read(path, keys, tokenizer, p.train.max_length, p.train.too_long)
+    val = supervised(rows["val"], "completion")
+    before = training.log_probs(model, val, p.train, tokenizer.pad_token_id, spread=True)
+    train = rows["train"]
+    kind = training.exact(SFTTrainer, train, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
+    with training.checkpoints(training.made_from("sft", p, a.base, a.train)) as folder:
+        trainer = kind(
             model,
-            config(p, len(train), tmp),
-            train_dataset=Dataset.from_list(train),
-            eval_dataset=Dataset.from_list(val),
+            config(p, len(train), folder),
+            train_dataset=Dataset.from_list(supervised(train, "completion")),
+            data_collator=training.collator(p.train, tokenizer.pad_token_id),
             processing_class=tokenizer,
             peft_config=training.adapter(p.train, model),
             callbacks=[curves := training.curves(a.live, "sft")],
         )
         trainer.remove_callback(PrinterCallback)
-        before = trainer.evaluate()["eval_loss"]
-        trainer.train()
-        after = trainer.evaluate()["eval_loss"]
-        curves.live.end()
-        training.save(trainer.model, tokenizer, a.base, a.model, p.train)
-    write_json(
-        a.metrics,
-        {
-            "rows": {"train": len(train), "val": len(val), "too_long": dropped + dropped_val},
-            "steps": trainer.state.global_step,
-            "val_loss": {"before": round(before, 4), "after": round(after, 4)},
-            "val_perplexity": {"before": round(math.exp(before), 3), "after": round(math.exp(after), 3)},
-        },
-    )
+        curves.log(0, {"eval_loss": loss(before)})
+        training.fit(trainer, folder, "sft")
+        after = training.log_probs(trainer.model, val, p.train, tokenizer.pad_token_id)
+        curves.log(trainer.state.global_step, {"eval_loss": loss(after)})
+        training.save(trainer, tokenizer, a.base, a.model, p.train, folder)
+        if trainer.is_world_process_zero():
+            curves.live.end()
+            write_json(a.metrics, {"rows": counts, "steps": trainer.state.global_step})
 
 
 if __name__ == "__main__":

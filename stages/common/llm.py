@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from stages.common import batch, engine
-from stages.common.cache import Cache, root
+from stages.common.cache import Cache
 from stages.common.endpoint import Endpoint, Limits, Price, SetAside
 from stages.common.errors import UserError
 from stages.common.params import require
 from stages.common.progress import Progress
 from stages.common.prompts import Message
-from stages.common.records import seed_of, write_jsonl
+from stages.common.records import root, seed_of, write_jsonl
 
 T = TypeVar("T")
 R = TypeVar("R")
