@@ -6,7 +6,7 @@ the model before. Rows of one conversation are not independent, so intervals com
 a single conversation there is none (None).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +16,7 @@ from stages.common.metrics import Array, interval, resamples
 from stages.common.records import Record, digest
 
 Model = Sequence[Array]
-Pairs = tuple[Model, Model]  # chosen, rejected
+Pairs = Sequence[Model]  # chosen, rejected
 SURE = 40.0  # nats; above, exp() of a token's log-ratio says nothing but "diverged", and ends in infinity
 
 
@@ -25,7 +25,7 @@ def conversation(row: Record) -> str:
     return digest(next((m["content"] for m in row["prompt"] if m["role"] == "user"), ""))
 
 
-def replies(models: dict[str, Model], clusters: Sequence[str], n: int, seed: int) -> Record:
+def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: int) -> Record:
     """Loss and perplexity of held-out replies.
 
     Args:
@@ -47,7 +47,7 @@ def replies(models: dict[str, Model], clusters: Sequence[str], n: int, seed: int
     }
 
 
-def pairs(models: dict[str, Pairs], beta: float, clusters: Sequence[str], n: int, seed: int) -> Record:
+def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: int, seed: int) -> Record:
     """What models make of held-out pairs.
 
     Args:
@@ -136,7 +136,7 @@ def _counts(clusters: Sequence[str]) -> Record:
     return {"rows": len(clusters), "conversations": len(set(clusters))}
 
 
-def _check_finite(models: dict[str, Model]) -> None:
+def _check_finite(models: Mapping[str, Model]) -> None:
     for name, rows in models.items():
         for number, row in enumerate(rows, 1):
             if not np.isfinite(row).all():
