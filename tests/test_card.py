@@ -41,7 +41,7 @@ def folder(tmp_path):
 def written(folder, stage="dpo", source="org/tiny", revision="abc"):
     return card.card(
         stage, folder, Origin(source, revision), [folder, folder.parent / "train.jsonl"],
-        settings={"dpo.beta": 0.1, "train": {"dtype": "float32", "lora_rank": 0}}, data={"pairs": {"train": 31, "val": 8}},
+        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_rank": 0}}, data={"pairs": {"train": 31, "val": 8}},
         metrics=METRICS,
     )  # fmt: skip
 
@@ -70,7 +70,7 @@ def test_what_was_measured_and_set_is_in_the_card(folder):
     text = written(folder)
     for line in (
         "| loss.base | 2.5 | 2 to 3 |", "| loss.sft | 2.25 | - |", "| loss.change.sft | -0.25 | -0.5 to 0.125 |",
-        "- pairs.train: `31`", "- dpo.beta: `0.1`", "- train.dtype: `float32`",
+        "- pairs.train: `31`", "- dpo.beta: `0.1`", "- base_model.revision: `none`", "- train.dtype: `float32`",
         f"- {folder.parent / 'train.jsonl'}: `sha256 {sha256(b'{}' + bytes([10])).hexdigest()}`",
         "# Tiny Talker, DPO", "at revision `abc`",
     ):  # fmt: skip

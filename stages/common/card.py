@@ -144,7 +144,7 @@ def _leaves(tree: Record, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _list(pairs: Any) -> str:
-    return "\n".join(f"- {key}: `{value}`" for key, value in pairs)
+    return "\n".join(f"- {key}: `{'none' if value in ('', None) else value}`" for key, value in pairs)
 
 
 def _measures(tree: Record, prefix: str = "") -> Iterator[tuple[str, Record]]:
