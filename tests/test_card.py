@@ -41,8 +41,8 @@ def folder(tmp_path):
 def written(folder, stage="dpo", source="org/tiny", revision="abc"):
     return card.card(
         stage, folder, Origin(source, revision), [folder, folder.parent / "train.jsonl"],
-        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_rank": 0}}, data={"pairs": {"train": 31, "val": 8}},
-        metrics=METRICS,
+        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_rank": 0}},
+        data={"pairs": {"train": 31, "val": 8}}, metrics=METRICS,
     )  # fmt: skip
 
 
