@@ -101,6 +101,14 @@ def test_a_model_that_diverged_is_named():
         heldout.pairs({"sft": (sound, sound), "dpo": (sound, broken)}, 0.1, ["a", "b"], 10, 1)
 
 
+def test_a_hopeless_model_has_finite_figures():
+    fair, hopeless = rows([-1.0], [-2.0]), rows([-2000.0], [-3000.0])
+    json.dumps(heldout.replies({"base": hopeless, "sft": fair}, ["a", "b"], 10, 1), allow_nan=False)
+    found = heldout.pairs({"sft": (hopeless, fair), "dpo": (fair, hopeless)}, 0.1, ["a", "b"], 10, 1)
+    json.dumps(found, allow_nan=False)
+    assert found["log_prob"]["accuracy"]["dpo"]["value"] == 1.0
+
+
 def test_models_of_other_rows_are_refused():
     with pytest.raises(ValueError):
         heldout.pairs({"sft": (rows([-1]), rows([-1])), "dpo": (rows([-1], [-1]), rows([-1]))}, 0.1, ["a"], 10, 1)

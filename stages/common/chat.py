@@ -52,7 +52,7 @@ class Talk:
             model=self.engine.model, messages=engine.disarmed(asked, self.folder), stream=True, seed=seed,
             temperature=role.temp, top_p=role.top_p, frequency_penalty=role.penalty, max_tokens=role.tokens,
             stop=list(role.stop),
-        )  # type: ignore[call-overload, unused-ignore]  # fmt: skip
+        )  # fmt: skip
         for chunk in stream:
             if chunk.choices and (piece := chunk.choices[0].delta.content):
                 pieces.append(piece)

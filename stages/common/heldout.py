@@ -17,7 +17,7 @@ from stages.common.records import Record, digest
 
 Model = Sequence[Array]
 Pairs = Sequence[Model]  # chosen, rejected
-SURE = 40.0  # nats; above, exp() of a token's log-ratio says nothing but "diverged", and ends in infinity
+CAP = 40.0  # nats a token; exp() of more says nothing but "diverged", and ends in infinity
 
 
 def conversation(row: Record) -> str:
@@ -43,7 +43,7 @@ def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: 
     return {
         **_counts(clusters),
         "loss": _with_change(losses),
-        "perplexity": _with_change({name: np.exp(loss) for name, loss in losses.items()}),
+        "perplexity": _with_change({name: np.exp(np.minimum(loss, CAP)) for name, loss in losses.items()}),
     }
 
 
@@ -92,7 +92,7 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
 
 def _drift(before: Model, after: Model, draws: Array) -> Record:
     moves = [a - b for a, b in zip(after, before, strict=True)]
-    k3 = [np.expm1(np.minimum(d, SURE)) - d for d in moves]
+    k3 = [np.expm1(np.minimum(d, CAP)) - d for d in moves]
     return {"shift": _measure(_token_mean(moves, draws)), "k3": _measure(_token_mean(k3, draws))}
 
 
