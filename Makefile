@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan browse test check lint
+.PHONY: setup repro plan browse chat test check lint
 
 setup: $(VENV)/.done
 
@@ -23,6 +23,9 @@ plan: setup
 
 browse: setup
 	python -m stages.common.browse --out results/browse.html
+
+chat: setup
+	python -m stages.common.chat --system-prompt prompts/assistant.txt models/dpo models/base
 
 test: setup
 	python -m pytest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import params
+from stages.common import card, losses, params
 from stages.common.errors import parser, run
 from stages.common.launch import launched
 from stages.common.records import Record, write_json
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from stages.common.training import LogProbs
 
 SIDES = ("chosen", "rejected")
-NOTHING_LEARNT = {"accuracy": 0.5, "margin": 0.0}  # by definition, while policy and reference are one
+# by definition, while policy and reference are one
+NOTHING_LEARNT = {"eval_rewards/accuracy": 0.5, "eval_rewards/margin": 0.0}
 
 
 @dataclass
@@ -39,6 +40,8 @@ class Dpo:
     accumulation: int
     warmup_share: float
     scheduler: str
+    label_smoothing: float
+    discopop_tau: float
 
     def __post_init__(self) -> None:
         params.require(
@@ -47,6 +50,7 @@ class Dpo:
             (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
             (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
             (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
+            *losses.checks(self.loss_type, self.label_smoothing, self.discopop_tau, self.batch_size),
         )
 
 
@@ -56,6 +60,7 @@ class Params:
 
     dpo: Dpo
     train: Train
+    base_model: card.Origin
 
 
 def config(p: Params, rows: int, folder: Path) -> Any:
@@ -68,6 +73,8 @@ def config(p: Params, rows: int, folder: Path) -> Any:
         **training.arguments(p.dpo, p.train, rows, folder, "dpo"),
         beta=p.dpo.beta,
         loss_type=[p.dpo.loss_type],
+        label_smoothing=p.dpo.label_smoothing,
+        discopop_tau=p.dpo.discopop_tau,
         precompute_ref_log_probs=True,  # once for each pair, by the model itself before it is changed
     )
 
@@ -90,37 +97,50 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
-    from stages.common import training
+    from stages.common import heldout, training
 
     set_seed(p.dpo.seed)
     model, tokenizer = training.load(a.sft, p.train)
-    pairs, counts = {}, {}
-    for part, path in (("train", a.train), ("val", a.val)):
-        keys = ("prompt", *SIDES)
-        pairs[part], counts[part] = read(path, keys, tokenizer, p.train.max_length, p.train.too_long)
-    train, pad = pairs["train"], tokenizer.pad_token_id
-    before = both_sides(model, pairs["val"], p, pad, spread=True)
-    for side, values in zip(SIDES, both_sides(model, train, p, pad, spread=True), strict=True):
-        for row, value in zip(train, values, strict=True):
-            row[f"ref_{side}_logps"] = float(value.sum())
-    kind = training.exact(DPOTrainer, train, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
+    pad = tokenizer.pad_token_id
+
+    def tokens(path: Path) -> tuple[list[Record], Record]:
+        return read(path, ("prompt", *SIDES), tokenizer, p.train.max_length, p.train.too_long)
+
+    (pairs, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
+    kind = training.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
     with training.checkpoints(training.made_from("dpo", p, a.sft, a.train)) as folder:
+        settings = config(p, len(pairs), folder)  # first: it sets up what processes there are
+        base, _ = training.load(a.base, p.train)
+        seen = {name: both_sides(m, val, p, pad, spread=True) for name, m in (("base", base), ("sft", model))}
+        del base
+        for side, values in zip(SIDES, both_sides(model, pairs, p, pad, spread=True), strict=True):
+            for row, value in zip(pairs, values, strict=True):
+                row[f"ref_{side}_logps"] = float(value.sum())
         trainer = kind(
             model,
-            args=config(p, len(train), folder),
-            train_dataset=Dataset.from_list(train),
+            args=settings,
+            train_dataset=Dataset.from_list(pairs),
             data_collator=training.collator(p.train, pad),
             processing_class=tokenizer,
             peft_config=training.adapter(p.train, model),
             callbacks=[curves := training.curves(a.live, "dpo")],
         )
         trainer.remove_callback(PrinterCallback)
+        curves.log(0, NOTHING_LEARNT)
         training.fit(trainer, folder, "dpo")
-        after = both_sides(trainer.model, pairs["val"], p, pad)
-        training.save(trainer, tokenizer, a.base, a.model, p.train, folder)
+        seen["dpo"] = both_sides(trainer.model, val, p, pad)
+        drawn = ([row["conversation"] for row in val], p.train.resamples, p.dpo.seed)
+        measured = heldout.pairs(seen, p.dpo.beta, *drawn)
+        measured |= heldout.replies({name: sides[0] for name, sides in seen.items()}, *drawn)
+        rewards = {f"eval_rewards/{k}": v["dpo"]["value"] for k, v in measured["reward"].items()}
+        curves.log(trainer.state.global_step, rewards)
+        counted, declared = {"train": counts, "val": val_counts}, params.declared_values("dpo")
+        inputs = [a.base, a.sft, a.train, a.val]
+        readme = card.card("dpo", a.base, p.base_model, inputs, declared, {"pairs": counted}, measured)
+        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
-            write_json(a.metrics, {"pairs": counts, "steps": trainer.state.global_step})
+            write_json(a.metrics, {"pairs": counted, "steps": trainer.state.global_step, "val": measured})
 
 
 if __name__ == "__main__":

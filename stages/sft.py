@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import params
+from stages.common import card, mix, params
 from stages.common.errors import parser, run
 from stages.common.launch import launched
-from stages.common.records import write_json
+from stages.common.records import Record, write_json
 from stages.common.rows import read, supervised
 from stages.common.training import Train
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass
 class Sft:
     """Section `sft`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
-    `batch_size` rows at once, times `accumulation` a step."""
+    `batch_size` rows at once, times `accumulation` a step. `mix`: share of the training rows by name of a file (mix.py)."""
 
     seed: int
     train_file: str
@@ -34,6 +34,7 @@ class Sft:
     accumulation: int
     warmup_share: float
     scheduler: str
+    mix: dict[str, float]
 
     def __post_init__(self) -> None:
         params.require(
@@ -41,6 +42,7 @@ class Sft:
             (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
             (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
             (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
+            *mix.checks(self.mix),
         )
 
 
@@ -50,6 +52,7 @@ class Params:
 
     sft: Sft
     train: Train
+    base_model: card.Origin
 
 
 def config(p: Params, rows: int, folder: Path) -> Any:
@@ -61,13 +64,8 @@ def config(p: Params, rows: int, folder: Path) -> Any:
     return SFTConfig(**training.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
 
 
-def loss(values: "LogProbs") -> float:
-    """Mean negative log-probability of a token."""
-    return -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
-
-
 def main() -> None:
-    a = parser(__doc__, ["base", "train", "val"], ["model", "live", "metrics"]).parse_args()
+    a = parser(__doc__, ["base", "train", "val", "mix"], ["model", "live", "metrics"]).parse_args()
     p = params.load("sft", Params)
     if launched(p.train.accelerate_config, "stages.sft"):
         return
@@ -75,37 +73,49 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from stages.common import training
+    from stages.common import heldout, training
 
     set_seed(p.sft.seed)
     model, tokenizer = training.load(a.base, p.train)
-    rows, counts = {}, {}
-    for part, path in (("train", a.train), ("val", a.val)):
-        keys = ("prompt", "completion")
-        rows[part], counts[part] = read(path, keys, tokenizer, p.train.max_length, p.train.too_long)
-    val = supervised(rows["val"], "completion")
-    before = training.log_probs(model, val, p.train, tokenizer.pad_token_id, spread=True)
-    train = rows["train"]
-    kind = training.exact(SFTTrainer, train, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
-    with training.checkpoints(training.made_from("sft", p, a.base, a.train)) as folder:
+    pad = tokenizer.pad_token_id
+
+    def tokens(path: Path, **how: Any) -> tuple[list[Record], Record]:
+        return read(path, ("prompt", "completion"), tokenizer, p.train.max_length, p.train.too_long, **how)
+
+    (own, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
+    others = {path: tokens(path, lines=mix.read)[0] for path in (mix.source(a.mix, name) for name in p.sft.mix)}
+    rows = mix.mixed(own, others, p.sft.mix, p.sft.seed)
+    counted = {"train": {**counts, "mixed": len(rows) - len(own)}, "val": val_counts}
+    held_out = supervised(val, "completion")
+    seen: dict[str, LogProbs] = {}
+
+    def measured() -> Record:
+        return heldout.replies(seen, [row["conversation"] for row in val], p.train.resamples, p.sft.seed)
+
+    kind = training.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
+    with training.checkpoints(training.made_from("sft", p, a.base, a.train, *others)) as folder:
+        settings = config(p, len(rows), folder)  # first: it sets up what processes there are
+        seen["base"] = training.log_probs(model, held_out, p.train, pad, spread=True)
         trainer = kind(
             model,
-            config(p, len(train), folder),
-            train_dataset=Dataset.from_list(supervised(train, "completion")),
-            data_collator=training.collator(p.train, tokenizer.pad_token_id),
+            settings,
+            train_dataset=Dataset.from_list(supervised(rows, "completion")),
+            data_collator=training.collator(p.train, pad),
             processing_class=tokenizer,
             peft_config=training.adapter(p.train, model),
             callbacks=[curves := training.curves(a.live, "sft")],
         )
         trainer.remove_callback(PrinterCallback)
-        curves.log(0, {"eval_loss": loss(before)})
+        curves.log(0, {"eval_loss": measured()["loss"]["base"]["value"]})
         training.fit(trainer, folder, "sft")
-        after = training.log_probs(trainer.model, val, p.train, tokenizer.pad_token_id)
-        curves.log(trainer.state.global_step, {"eval_loss": loss(after)})
-        training.save(trainer, tokenizer, a.base, a.model, p.train, folder)
+        seen["sft"] = training.log_probs(trainer.model, held_out, p.train, pad)
+        curves.log(trainer.state.global_step, {"eval_loss": measured()["loss"]["sft"]["value"]})
+        inputs, declared = [a.base, a.train, a.val, *others], params.declared_values("sft")
+        readme = card.card("sft", a.base, p.base_model, inputs, declared, {"rows": counted}, measured())
+        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
-            write_json(a.metrics, {"rows": counts, "steps": trainer.state.global_step})
+            write_json(a.metrics, {"rows": counted, "steps": trainer.state.global_step, "val": measured()})
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def write_rows(path, rows):
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return tiny.save(tmp_path_factory.mktemp("tiny") / "base", layers=2)
+    return tiny.save(tmp_path_factory.mktemp("tiny") / "base")
 
 
 @pytest.fixture

@@ -58,16 +58,20 @@ def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
     return made
 
 
-def save(folder: Path, layers: int = 2, family: str = "qwen2", **changes: object) -> Path:
-    """A folder with a random Llama and a tokenizer."""
-    words = tokenizer(family)
+def model(words: PreTrainedTokenizerFast, layers: int = 2) -> LlamaForCausalLM:
+    """A random Llama."""
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     set_seed(1)
-    model = LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, tie_word_embeddings=True, **sizes, **ends, **changes)
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, tie_word_embeddings=True, **sizes, **ends)
     )
-    model.save_pretrained(folder)
+
+
+def save(folder: Path, family: str = "qwen2") -> Path:
+    """A folder with a random Llama and a tokenizer."""
+    words = tokenizer(family)
+    model(words).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 

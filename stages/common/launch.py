@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -24,7 +25,7 @@ def launched(config: str | None, module: str) -> bool:
         return False
     if not Path(config).is_file():
         raise UserError(f"train.accelerate_config: {config}: no such file; make one with `accelerate config`, or set null")
-    settings = OmegaConf.load(config)
+    settings: Any = OmegaConf.load(config)
     if _MARK in os.environ:
         wanted, found = settings.get("num_processes", 1), int(os.environ.get("WORLD_SIZE", 1))
         if wanted != found:  # accelerate runs one, without a word, for a kind of training that it cannot launch
@@ -34,7 +35,10 @@ def launched(config: str | None, module: str) -> bool:
     command += [] if "main_process_port" in settings else ["--main_process_port", "0"]  # any that is free
     command += ["-m", module, *sys.argv[1:]]
     held: list[str] = []  # from the first fault on, what is said is the launcher's report of it
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, _MARK: "1"}) as child:
+    env = {**os.environ, _MARK: "1"}
+    if settings.get("use_cpu"):
+        env["ACCELERATE_USE_CPU"] = "true"  # its launcher for several processes does not hand that on
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env) as child:
         try:
             for line in child.stderr or ():
                 if held or line.startswith(("error: ", "Traceback", "usage: ")):

@@ -4,6 +4,7 @@ The prompt is what the model sees when it is asked (with the generation prompt);
 turn, and nothing after it is trained. The chat template is the model's own, filled for the prompt and with the reply.
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,14 @@ def shorter(prompt: list[Message]) -> list[Message] | None:
     return None if later is None else system + chat[later:]
 
 
-def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rule: str) -> tuple[list[Record], Record]:
+def read(
+    path: Path,
+    keys: tuple[str, ...],
+    tokenizer: Any,
+    max_length: int,
+    rule: str,
+    lines: Callable[[Path], Iterable[tuple[int, Any]]] = read_lines,
+) -> tuple[list[Record], Record]:
     """Tokenised rows of a TRL-format file.
 
     Args:
@@ -67,6 +75,7 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rul
         max_length: greatest number of tokens of a prompt with its longest reply.
         rule: for longer ones: `drop` the row, or `cut_oldest` exchanges of its prompt (never its end, never the system
             prompt) until it fits, and drop it where it cannot.
+        lines: reads the file's rows, with their line numbers.
     Returns:
         rows, each `<key>_ids` for every key and `conversation`, a name that the rows of one conversation share; and counts.
     Raises:
@@ -75,7 +84,7 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rul
     folder = Path(tokenizer.name_or_path)
     rows: list[Record] = []
     dropped = cut = 0
-    for number, row in read_lines(path):
+    for number, row in lines(path):
         check_row(row, keys, f"{path}:{number}")
         prompt: list[Message] | None = disarmed(row["prompt"], folder)
         first = next((i for i, m in enumerate(row["prompt"]) if m["role"] == "user"), len(row["prompt"]) - 1)

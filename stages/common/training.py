@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common import gguf, prefix
+from stages.common.card import end_tokens
 from stages.common.engine import GGUF
 from stages.common.errors import UserError, one_line
 from stages.common.params import require
@@ -25,10 +26,11 @@ from stages.common.records import Record, digest, read_text, root, write_json
 from stages.common.rows import RULES
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    LogProbs = list[np.ndarray[Any, np.dtype[np.float32]]]
+    from stages.common.metrics import Array
+
+    LogProbs = list[Array]
 
 AT_ONCE = 8  # rows whose log-probabilities are computed together
 
@@ -40,8 +42,9 @@ class Train:
     `lora_rank` 0 trains all weights; `lora_layers` adapts the last so many layers, 0 all. `dtype` of the arithmetic.
     `max_length` in tokens; what becomes of longer rows is `too_long` (rows.read). `rows`: shared (tokens that several rows
     of a batch begin with are computed once) or separate. `attention`: sdpa, or flex_attention, which on a GPU skips what a
-    token does not see. `save_steps`: steps between checkpoints. `accelerate_config`: a file of accelerate's, to train on
-    several processes. `gguf`: quantisation of the served copy, as in base_model.
+    token does not see. `save_steps`: steps between checkpoints. `resamples`: of the bootstrap of held-out measures.
+    `accelerate_config`: a file of accelerate's, to train on several processes. `gguf`: quantisation of the served copy, as
+    in base_model.
     """
 
     lora_rank: int
@@ -55,6 +58,7 @@ class Train:
     attention: str
     gradient_checkpointing: bool
     save_steps: int
+    resamples: int
     accelerate_config: str | None
     gguf: str
 
@@ -68,6 +72,7 @@ class Train:
             (self.rows in ("shared", "separate"), f"rows: {self.rows!r} is neither shared nor separate"),
             (self.attention in prefix.ATTENTION, f"attention: {self.attention!r} is none of {', '.join(prefix.ATTENTION)}"),
             (self.save_steps >= 1, f"save_steps: {self.save_steps} is not at least 1"),
+            (self.resamples >= 1, f"resamples: {self.resamples} is not at least 1"),
         )
 
 
@@ -181,7 +186,7 @@ def exact(base: Any, rows: list[Record], size: int, seed: int, *, shared: bool) 
     """TRL trainer `base`, given rows that are tokens already: it prepares nothing, and takes them in our order."""
     from torch.utils.data import Sampler
 
-    class Order(Sampler[int]):
+    class Order(Sampler[int]):  # type: ignore[misc, unused-ignore]
         epoch = 0
 
         def set_epoch(self, epoch: int) -> None:
@@ -193,7 +198,7 @@ def exact(base: Any, rows: list[Record], size: int, seed: int, *, shared: bool) 
         def __iter__(self) -> Iterator[int]:
             return iter(order(rows, size, seed, self.epoch, shared=shared))
 
-    class Exact(base):  # type: ignore[misc, unused-ignore]
+    class Exact(base):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
@@ -236,7 +241,7 @@ def log_probs(model: Any, rows: list[Record], train: Train, pad: int, *, spread:
             batch = {k: v.to(model.device) for k, v in collate(rows[start : start + AT_ONCE]).items()}
             mask = batch["labels"][:, 1:] != prefix.IGNORED
             values = model(**batch, fused_lm_head=True).log_probs
-            found += [(start + i, v[m].float().cpu().numpy()) for i, (v, m) in enumerate(zip(values, mask, strict=True))]
+            found += [(start + i, v[m].double().cpu().numpy()) for i, (v, m) in enumerate(zip(values, mask, strict=True))]
     model.train(was_training)
     if spread and state.num_processes > 1:
         found = gather_object(found)
@@ -315,6 +320,12 @@ def fit(trainer: Any, folder: Path, what: str) -> None:
                     "or set train.dtype=float32"
                 )
 
+    wanted = int(os.environ.get("WORLD_SIZE", 1))
+    if trainer.args.world_size != wanted:
+        raise UserError(
+            f"{what}: {wanted} processes were started, but each trains alone; is train.accelerate_config right? "
+            "On CPUs: distributed_type: MULTI_GPU and use_cpu: true"
+        )
     trainer.add_callback(watch := Watch())
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
     if last:
@@ -378,12 +389,13 @@ def curves(folder: Path, what: str) -> Any:
     return Curves(live=Live(str(folder), dvcyaml=None, save_dvc_exp=False, report=None))
 
 
-def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, scratch: Path) -> None:
+def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, scratch: Path, readme: str) -> None:
     """Write a plain Hugging Face folder, adapters merged, and the GGUF that serves it.
 
     Args:
         template: the base's folder.
         scratch: where the parts of a model that is spread over processes are put together.
+        readme: the model's card.
     """
     import torch
 
@@ -399,9 +411,11 @@ def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, 
         shutil.rmtree(made)
     if hasattr(model, "merge_and_unload"):
         model = model.float().merge_and_unload()  # in float32: a bfloat16 sum would round the adapter away
+    end_tokens(model, tokenizer)
     kept = json.loads(read_text(template / "config.json")).get("dtype") or train.dtype
     model.to(getattr(torch, kept)).save_pretrained(made)
     tokenizer.save_pretrained(made)
+    (made / "README.md").write_text(readme, encoding="utf-8")
     if train.gguf != "none" and (template / GGUF).exists():
         gguf.export(made, template / GGUF, made / GGUF, train.gguf)
     if out.exists():
