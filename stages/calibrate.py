@@ -2,9 +2,9 @@
 
 Every context (a person, what was said, a new message) has five replies: one made for this person (`tailored`) and four that
 are not: `generic`, `wrong_person` (made for somebody else), `flattering` (praise that fits anybody), `reciting` (what the
-person told said back, no help). Accuracy is how often the tailored one is scored above another one of its context; length bias is
-the rank correlation of score and length among replies of one kind, half of which are short and half long. A judge that does
-not reach the thresholds has not `passed`, and one that is among the models that made the training data is named.
+person told, said back, no help). Accuracy is how often the tailored one is scored above another one of its context; length
+bias is the rank correlation of score and length among replies of one kind, half of which are short and half long. A judge
+that does not reach the thresholds has not `passed`, and one that is among the models that made the training data is named.
 
 Run: python -m stages.calibrate (the arguments are in dvc.yaml)
 """
