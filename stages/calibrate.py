@@ -12,6 +12,8 @@ Run: python -m stages.calibrate (the arguments are in dvc.yaml)
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,7 @@ def read(path: Path) -> list[Record]:
             )
     if twice := [i for i, n in Counter(i["id"] for i in items).items() if n > 1]:
         raise UserError(f"{path}: id {twice[0]} is there more than once")
-    return items
+    return sorted(items, key=itemgetter("context"))
 
 
 def turned(prompt: prompts.Prompt) -> prompts.Prompt:
@@ -119,16 +121,28 @@ def turned(prompt: prompts.Prompt) -> prompts.Prompt:
     return replace(prompt, parts=(*prompt.parts[:first], *(p for pair in reversed(pairs) for p in pair), prompt.parts[-1]))
 
 
-def asked(client: Client, p: Params, prompt: prompts.Prompt, items: list[Record]) -> list[partial[Any]]:
-    """One job, which gives a judgement, for every judge, asking (as it is, examples turned and another seed) and item."""
-
-    def job(who: Role, text: prompts.Prompt, seed: int, item: Record) -> partial[Any]:
+async def scored(
+    client: Client, who: Role, prompt: prompts.Prompt, seed: int, samples: int, items: list[Record]
+) -> list[Record]:
+    """Judgements of the items of one context, one after the other: their prompts differ in the reply alone."""
+    jobs = []
+    for item in items:
         turns = [*item["conversation"], {"user": item["message"], "reply": item["reply"]}]
         case = {**item, "turns": [{**t, "turn": n} for n, t in enumerate(turns, 1)]}
-        return partial(judge.score, client, who, text, seed, case, len(turns) - 1, p.judge.samples, case)
+        jobs.append(partial(judge.score, client, who, prompt, seed, case, len(turns) - 1, samples, case))
+    return await windowed(jobs, len(jobs) if client.batched(who) else 1)
 
+
+def asked(client: Client, p: Params, prompt: prompts.Prompt, items: list[Record]) -> list[partial[Any]]:
+    """One job, which gives rows, for every judge, asking (as it is; examples turned and another seed) and context."""
+    contexts = [list(group) for _, group in groupby(items, key=itemgetter("context"))]
     ways = ((prompt, p.judge.seed), (turned(prompt), p.judge.seed + 1))
-    return [job(who, *way, item) for who in judge.judges(p.judge, p.roles) for way in ways for item in items]
+    return [
+        partial(scored, client, who, *way, p.judge.samples, context)
+        for who in judge.judges(p.judge, p.roles)
+        for way in ways
+        for context in contexts
+    ]
 
 
 def ranks(values: "Array") -> "Array":
@@ -242,14 +256,14 @@ def worth(items: list[Record], first: list[Record], second: list[Record], p: Cal
 
 
 async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], dict[str, Any]]:
-    """All judgements, in the order of `asked`, and what is told of the models."""
+    """All judgements, by judge, asking and item, and what is told of the models."""
     prompt = prompts.load(a.judge_prompt)
     who = judge.judges(p.judge, p.roles)
     async with Client("calibrate", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
         jobs = asked(client, p, prompt, items)
         width = len(jobs) if any(client.batched(r) for r in who) else p.llm.conversations_in_flight
-        with Progress("calibrate: replies", len(jobs), client.rate) as progress:
-            rows = await windowed(jobs, width, progress)
+        with Progress("calibrate: contexts", len(jobs), client.rate) as progress:
+            rows = [row for context in await windowed(jobs, width, progress) for row in context]
         makers = {getattr(p.roles, f"{name}_model") for name in MAKERS}
         names = {*makers, *(r.model for r in who)}
         identity = {name: client.model_identity(name) for name in sorted(names)}
