@@ -156,7 +156,7 @@ def filled(text: str, params, key: str | None = None, item=None) -> str:
         if first == "key":
             return key
         if first == "item":
-            return item[rest] if rest else item
+            return str(item[rest]) if rest else item
         return str(OmegaConf.select(params, match[1]))
 
     return re.sub(r"\$\{([\w.]+)\}", value, text)
@@ -169,7 +169,7 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        for given in ("data/seeds", "data/import", "data/mix"):
+        for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
             shutil.copytree(ROOT / given, folder / given)
         params = OmegaConf.load(ROOT / "params.yaml")
         for key in params.roles:
@@ -192,7 +192,7 @@ class Project:
         """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
         command = spec.get("do", spec)["cmd"].split()[1:]
-        item = spec["foreach"][more[0]] if more and isinstance(spec["foreach"], dict) else more[0] if more else None
+        item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
         command = [filled(c, self.params, more[0] if more else None, item) for c in command]
         for name, value in replaced.items():
             command[command.index("--" + name.replace("_", "-")) + 1] = value

@@ -77,6 +77,7 @@ class Role:
     tokens: int
     stop: tuple[str, ...] = ()
     accept: tuple[str, ...] = ("ok",)  # outcomes taken as they are; others are drawn again
+    logprobs: int = 0  # alternatives told with each token of the reply; 0: not asked for
 
 
 def role(roles: Any, name: str, **changes: Any) -> Role:
@@ -121,7 +122,7 @@ def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, sec
     cost = None
     if price and prompt is not None and completion is not None:
         cost = price.usd(prompt, cached or 0, completion)
-    return {
+    kept = {
         "text": choice["message"].get("content") or "",
         "refusal": choice["message"].get("refusal"),
         "finish": choice.get("finish_reason"),
@@ -129,6 +130,9 @@ def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, sec
         "seconds": round(seconds, 3),
         "served_model": None if local else answer.get("model"),
     }
+    if told := (choice.get("logprobs") or {}).get("content"):  # each token of the reply with what else was likely there
+        kept["logprobs"] = [[t["token"], [[o["token"], o["logprob"]] for o in t.get("top_logprobs") or []]] for t in told]
+    return kept
 
 
 class Client:
@@ -257,6 +261,8 @@ class Client:
         }
         if role.stop:
             body["stop"] = list(role.stop)
+        if role.logprobs:
+            body["logprobs"], body["top_logprobs"] = True, role.logprobs
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
         return keyed(self.model_identity(role.model), body)

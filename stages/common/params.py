@@ -145,7 +145,8 @@ def check() -> list[str]:
     pipeline, params = _load("dvc.yaml"), _load("params.yaml")
     faults: list[str] = []
     stages = declared(pipeline)
-    known = sorted({k for keys in stages.values() for k in keys})
+    arms = {name: str(s["foreach"])[2:-1] for name, s in pipeline["stages"].items() if isinstance(s.get("foreach"), str)}
+    known = sorted({k for keys in stages.values() for k in keys} | set(arms.values()))
     sections = {k.split(".")[0] for k in known}
     for leaf in leaves(params):
         section = leaf.split(".")[0]
@@ -158,6 +159,9 @@ def check() -> list[str]:
         module = importlib.import_module(f"stages.{stage}")
         if hasattr(module, "Params"):
             _read(stage, module.Params, params, keys, found)
+        if stage in arms and hasattr(module, "Arm"):  # dvc.yaml makes a stage of each line of the section
+            for name, arm in (params.get(arms[stage]) or {}).items():
+                _section(f"{arms[stage]}.{name}", module.Arm, arm, found)
         faults.extend(f for f in found if f not in faults)
     return faults
 
