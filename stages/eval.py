@@ -220,7 +220,7 @@ def judge_result(scores: Scores, judge: str, calibration: Mapping[str, Record], 
     from stages.common import metrics
 
     models = {}
-    for model in scores.models:
+    for model in scores.models if len(scores.judges) > 1 else []:  # of one judge they are the headline
         right = scores.array(model, judge)
         mean, mean_ci = draw(metrics.level, right)
         models[model] = {"al_mean": mean, "al_mean_ci": mean_ci}
@@ -330,6 +330,12 @@ def recognition(values: "Array", draw: Draws) -> dict[str, Any]:
     return found
 
 
+def in_short(values: "Array", draw: Draws) -> dict[str, Any]:
+    """The same without what a second look does not need."""
+    whole = recognition(values, draw)
+    return {key: whole[key] for key in ("mrr", "mrr_mean", "mrr_mean_ci", "top1", "top1_mean", "top1_mean_ci")}
+
+
 def witnesses(
     result: dict[str, Any], said: Mapping[str, Mapping[str, Record]], scores: Scores, draw: Draws, encode: Any
 ) -> dict[str, "Array"]:
@@ -353,7 +359,7 @@ def witnesses(
             "above_message": above,
             "above_message_ci": above_ci,
             "above_message_p": draw.p_value(seen["reply"] - seen["message"]),
-            "so_far": recognition(seen["replies"], draw),
+            "so_far": in_short(seen["replies"], draw),
         }
         result["models"][model]["degeneration"] = {
             **{name: draw(metrics.level, values)[0] for name, values in replies[model].items()},
@@ -365,10 +371,9 @@ def witnesses(
         mine, base = ranks[model]["reply"], ranks[BASE]["reply"]
         entry["recognition_difference"], entry["recognition_difference_ci"] = draw(metrics.difference, mine, base)
         entry["recognition_p"] = draw.p_value(mine - base)
-        entry["degeneration"] = {}
-        for name, values in replies[model].items():
-            difference, ci = draw(metrics.difference, values, replies[BASE][name])
-            entry["degeneration"][name] = {"difference": difference, "ci": ci}
+        entry["degeneration_ci"] = {
+            name: draw(metrics.difference, values, replies[BASE][name])[1] for name, values in replies[model].items()
+        }
     for model, p_holm in zip(compared, metrics.holm([result["vs_base"][m]["recognition_p"] for m in compared]), strict=True):
         result["vs_base"][model]["recognition_p_holm"] = p_holm
     of = BASE if BASE in ranks else next(iter(ranks))
@@ -377,8 +382,8 @@ def witnesses(
         "chance_mrr": round(chance(len(personas)), 4),
         "chance_top1": round(1 / len(personas), 4),
         "user_of": of,
-        "from_user_message": recognition(ranks[of]["message"], draw),
-        "from_user_turns": recognition(ranks[of]["messages"], draw),
+        "from_user_message": in_short(ranks[of]["message"], draw),
+        "from_user_turns": in_short(ranks[of]["messages"], draw),
     }
     return {model: seen["reply"] for model, seen in ranks.items()}
 

@@ -107,7 +107,7 @@ def test_every_model_and_what_it_gained(project):
         and form["base"]["words"] == 8
         and form["base"]["distinct_2"] < form["dpo"]["distinct_2"]
     )
-    assert found["vs_base"]["dpo"]["degeneration"]["echo"] == {"difference": 1.0, "ci": [1.0, 1.0]}
+    assert found["vs_base"]["dpo"]["degeneration_ci"]["echo"] == [1.0, 1.0]
 
     drawn = json.loads((project.folder / "results/plots/recognition.json").read_text())
     assert set(drawn[0]) == {"turn", *MODELS, "message", "user", "chance"} and len(drawn) == 4

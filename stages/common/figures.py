@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 PANEL, GAP, TOP, LEFT = (190, 130), (34, 46), 26, 52  # width and height of a panel, space between them and at the edges
-DASHES = {"solid": "", "dashed": "6 3", "dotted": "1.5 3", "chain": "9 3 2 3"}
+DASHES = {"solid": "", "dashed": "6 3", "dotted": "2 2.5", "chain": "9 3 2 3"}
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,12 @@ def strips(title: str, rows: Sequence[Strip], x_label: str) -> str:
         body.append(_text(left - 10, middle + 4, row.label, "end", 'font-weight="bold"'))
         body.append(_rule(left, middle + high / 2, left + width, middle + high / 2, 'stroke="#ddd"'))
         for i, dot in enumerate(row.dots):  # the golden ratio spreads dots that would lie on each other
-            shift = ((i * 0.618) % 1 - 0.5) * 0.55 * high
-            body.append(f'<circle cx="{at(dot):.1f}" cy="{middle + shift:.1f}" r="2.8" fill="#fff" stroke="#555"/>')
+            shift = ((i * 0.618) % 1 - 0.5) * 0.7 * high
+            body.append(f'<circle cx="{at(dot):.1f}" cy="{middle + shift:.1f}" r="2.8" fill="none" stroke="#777"/>')
         if row.ci[0] is not None and row.ci[1] is not None:
             body.append(_rule(at(row.ci[0]), middle, at(row.ci[1]), middle, 'stroke="#000" stroke-width="3"'))
         if row.mean is not None:
-            body.append(_rule(at(row.mean), middle - 9, at(row.mean), middle + 9, 'stroke="#000" stroke-width="3"'))
+            body.append(_rule(at(row.mean), middle - 10, at(row.mean), middle + 10, 'stroke="#000" stroke-width="3"'))
     for value in ticks(-span, span, 9):
         body.append(_rule(at(value), bottom, at(value), bottom + 4))
         body.append(_text(at(value), bottom + 16, f"{value:g}"))

@@ -23,7 +23,7 @@ from stages.common.records import Record, read_jsonl, read_text, replacing
 BASE = "base"
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #000; background: #fff }
-body { max-width: 980px; margin: 2em auto; padding: 0 1em }
+body { max-width: 1080px; margin: 2em auto; padding: 0 1em }
 h1 { font-size: 1.7em } h2 { font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #000 } h3 { font-size: 1em }
 .wide, figure { overflow-x: auto; margin: 1em 0 } svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
@@ -94,7 +94,7 @@ def reading(result: Mapping[str, Any]) -> Iterator[Block]:
     rows = [
         ["model", "the judge's score", "personalisation (right - wrong persona)", "user recognised from replies (no judge)"]
     ]
-    for name, g in result["vs_base"].items():
+    for name, g in in_order(result, "vs_base"):
         own = g["personalisation"]
         seen = [g.get(f"recognition_{k}") for k in ("difference", "difference_ci", "p_holm")]
         rows.append(
@@ -112,9 +112,14 @@ def reading(result: Mapping[str, Any]) -> Iterator[Block]:
         yield Block("words", rows=rows)
 
 
+def in_order(result: Mapping[str, Any], key: str) -> list[tuple[str, Any]]:
+    """What `result` has of each model under `key`, in the order in which the models were given."""
+    return [(name, result[key][name]) for name in result["protocol"]["models"] if name in result[key]]
+
+
 def by_turn(result: Mapping[str, Any], key: str, pick: str) -> table.Rows:
     """A value at every turn with its interval, a row a turn and a column a model. `key`: recognition, or empty for AL."""
-    models = {n: (m[key] if key else m) for n, m in result["models"].items() if not key or m[key]}
+    models = {n: (m[key] if key else m) for n, m in in_order(result, "models") if not key or m[key]}
     rows = [["turn", *models]]
     for k in range(result["protocol"]["turns"]):
         cells = [f"{table.number(m[pick][k])} ({table.interval(m[f'{pick}_ci'][k])})" for m in models.values()]
@@ -124,14 +129,14 @@ def by_turn(result: Mapping[str, Any], key: str, pick: str) -> table.Rows:
 
 def scores_section(result: Mapping[str, Any], cases: Sequence[Record]) -> Iterator[Block]:
     """Curves with bands, differences case by case, and how the scores are distributed."""
-    turns, models = result["protocol"]["turns"], result["models"]
+    turns, models = result["protocol"]["turns"], dict(in_order(result, "models"))
     low, high = (float(v) for v in result["scale"].split("-"))
     yield Block("h2", "Alignment by turn")
     panels = [
         Panel(
             name,
             [Line("the model, 95 % interval", m["al"], marker=True, band=m["al_ci"])]
-            + ([Line(BASE, models[BASE]["al"], "dashed")] if BASE in models else []),
+            + ([Line(BASE, models[BASE]["al"], "dashed")] if BASE in models and len(models) > 1 else []),
         )
         for name, m in models.items()
     ]
@@ -142,7 +147,7 @@ def scores_section(result: Mapping[str, Any], cases: Sequence[Record]) -> Iterat
         yield Block("h2", "Differences to base, case by case")
         means = _shared_means(cases)
         drawn = []
-        for name, g in result["vs_base"].items():
+        for name, g in in_order(result, "vs_base"):
             drawn.append(Strip(name, means.get(name, []), g["difference"], g["difference_ci"]))
         caption = "mean score of the model less that of base, one dot a case; bar: mean, thick line: 95 % interval"
         yield Block("figure", figures.strips("Differences to base", drawn, caption))
@@ -188,7 +193,7 @@ def witness_section(result: Mapping[str, Any]) -> Iterator[Block]:
         yield Block("p", "No conversations were given, so there is no measure without a judge.")
         return
     turns = result["protocol"]["turns"]
-    seen = {n: m["recognition"] for n, m in result["models"].items() if m["recognition"]}
+    seen = {n: m["recognition"] for n, m in in_order(result, "models") if m["recognition"]}
     yield Block("h2", "Recognition of the user, without a judge")
     yield Block(
         "p",
@@ -205,7 +210,7 @@ def witness_section(result: Mapping[str, Any]) -> Iterator[Block]:
         Panel(n, [Line("reply k, 95 % interval", r["mrr"], marker=True, band=r["mrr_ci"]), *against])
         for n, r in seen.items()
     ]
-    yield Block("figure", figures.grid("Recognition by turn", panels, (1, max(turns, 2)), (0, 1), "turn k", "MRR"))
+    yield Block("figure", figures.grid("Recognition by turn", panels, (1, max(turns, 2)), (0, 1.05), "turn k", "MRR"))
     rows = by_turn(result, "recognition", "mrr")
     rows[0] += ["echo", "user so far", "chance"]
     for k, row in enumerate(rows[1:]):
@@ -227,10 +232,10 @@ def witness_section(result: Mapping[str, Any]) -> Iterator[Block]:
     shares = ("distinct_1", "distinct_2", "distinct_3")
     rows = [["model", *names, *(s.replace("_", "-") for s in shares)]]
     for name in seen:
-        own, gap = result["models"][name]["degeneration"], result["vs_base"].get(name, {}).get("degeneration", {})
+        own, gap = result["models"][name]["degeneration"], result["vs_base"].get(name, {}).get("degeneration_ci", {})
         cells = []
         for n in names:
-            more = f" ({table.interval(gap[n]['ci'], 2, True)})" if n in gap and gap[n]["difference"] is not None else ""
+            more = f" ({table.interval(gap[n], 2, True)})" if n in gap else ""
             cells.append(table.number(own[n], 1 if n == "words" else 2) + more)
         rows.append([name, *cells, *(table.number(own[s]) for s in shares)])
     yield Block("table", rows=rows)
@@ -328,7 +333,7 @@ def protocol_section(result: Mapping[str, Any], lock: Mapping[str, Any] | None, 
 def cost_section(results: Path) -> Iterator[Block]:
     """Calls, tokens and money by stage and role, from the stages' metrics."""
     yield Block("h2", "Cost")
-    rows = [["stage", "role", "calls", "prompt tokens", "of them cached", "completion tokens", "USD"]]
+    rows = [["stage: role", "calls", "prompt tokens", "of them cached", "completion tokens", "USD"]]
     for path in sorted(results.rglob("*.json")):
         try:
             calls = json.loads(read_text(path)).get("calls")
@@ -338,7 +343,7 @@ def cost_section(results: Path) -> Iterator[Block]:
             for role, c in sorted(calls.items()):
                 counts = [_shown(c.get(k)) for k in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")]
                 usd = "not told" if c.get("cost_usd") is None else f"{c['cost_usd']:.4f}"
-                rows.append([str(path.relative_to(results).with_suffix("")), role, *counts, usd])
+                rows.append([f"{path.relative_to(results).with_suffix('')}: {role}", *counts, usd])
     if len(rows) == 1:
         yield Block("p", "No metrics of a stage that asks models were found.")
     else:
