@@ -245,12 +245,12 @@ def test_files_that_do_not_fit_together(project, tmp_path):
         complains(project._run(again, check=False), "calibration.json", "is not a calibration")
 
 
-def recomputed(project, monkeypatch, text, *words, name="scores.csv", check=True):
+def recomputed(project, text, *words, name="scores.csv", check=True):
     (project.folder / name).write_text(text)
     return project._run(["stages.common.recompute", name, "--result", "results/eval.json", *words], check)
 
 
-def test_somebody_elses_scores_give_the_same_table(project, monkeypatch):
+def test_somebody_elses_scores_give_the_same_table(project):
     everything(project, dpo=lambda c, k, _: min(5, 2 + c % 2 + k / 2))
     project.run("eval")
     ours = result(project)
@@ -262,7 +262,7 @@ def test_somebody_elses_scores_give_the_same_table(project, monkeypatch):
         writer = csv.DictWriter(f, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    as_csv = recomputed(project, monkeypatch, (project.folder / "made.csv").read_text())
+    as_csv = recomputed(project, (project.folder / "made.csv").read_text())
     theirs = result(project)
     assert theirs["recognition"] is None and "Judge: judge. Alignment by turn" in as_csv.stdout
     for model in MODELS:
@@ -270,21 +270,33 @@ def test_somebody_elses_scores_give_the_same_table(project, monkeypatch):
             assert theirs["models"][model][key] == ours["models"][model][key]
     assert theirs["vs_base"]["dpo"]["ci"] == ours["vs_base"]["dpo"]["ci"] and theirs["agreement"] == ours["agreement"]
     lines = "".join(json.dumps(r) + "\n" for r in rows)
-    as_jsonl = recomputed(project, monkeypatch, lines, name="scores.jsonl")
+    as_jsonl = recomputed(project, lines, name="scores.jsonl")
     assert as_jsonl.stdout == as_csv.stdout == table(theirs) + "\n"
 
 
-def test_somebody_elses_scale_blanks_and_missing_columns(project, monkeypatch):
+def test_somebody_elses_scale_blanks_and_missing_columns(project):
     text = (
         "Model,Case,Turn,Score\nbase,1,1,40\nbase,1,2,NA\nbase,2,1,60\nbase,2,2,\nx,1,1,100\nx,1,2,0\nx,2,1,100\nx,2,2,0\n\n"
     )
-    done = recomputed(project, monkeypatch, text, "--scale", "0-100")
+    done = recomputed(project, text, "--scale", "0-100")
     found = result(project)
     assert found["models"]["base"]["unscored"] == 2 and found["models"]["base"]["ir"] is None and found["scale"] == "0-100"
     assert found["vs_base"]["x"]["difference"] == 50 and found["vs_base"]["x"]["relative_improvement"] == 1.0
     assert found["protocol"]["profiles"] == 2 and "With 2 profiles intervals are too narrow" in done.stdout
-    done = recomputed(project, monkeypatch, "model,case,turn,score\ny,1,1,3\n")
+    done = recomputed(project, "model,case,turn,score\ny,1,1,3\n")
     assert "No model is called base" in done.stdout
+
+
+def test_a_model_without_any_score_is_null_everywhere(project):
+    text = "model,case,turn,score\n" + "".join(f"base,{c},{k},3\nx,{c},{k},\n" for c in (1, 2, 3) for k in (1, 2))
+    done = recomputed(project, text)
+    found = result(project)
+    nothing = found["models"]["x"]
+    assert nothing["al"] == [None, None] and nothing["unscored"] == 6 and nothing["n_cases"] == 3
+    assert [nothing[k] for k in ("al_mean", "area", "ir", "n_ir", "r2")] == [None] * 5
+    gain = found["vs_base"]["x"]
+    assert gain["n_cases"] == 0 and gain["p"] is None and gain["p_holm"] is None and gain["ci"] == [None, None]
+    assert "judge gave no score to 6 of 12 replies" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -304,13 +316,13 @@ def test_somebody_elses_scale_blanks_and_missing_columns(project, monkeypatch):
         ("model,case,turn,score,score\na,1,1,3,3\n", ("s.csv:1", "twice")),
     ],
 )
-def test_a_bad_row_of_somebody_elses_is_named(project, monkeypatch, text, parts):
-    complains(recomputed(project, monkeypatch, text, name="s.csv", check=False), *parts)
+def test_a_bad_row_of_somebody_elses_is_named(project, text, parts):
+    complains(recomputed(project, text, name="s.csv", check=False), *parts)
 
 
 @pytest.mark.parametrize("scale", ["5", "5-1", "a-b", "1-inf", "nan-5"])
-def test_a_bad_scale(project, monkeypatch, scale):
-    done = recomputed(project, monkeypatch, "model,case,turn,score\na,1,1,3\n", "--scale", scale, check=False)
+def test_a_bad_scale(project, scale):
+    done = recomputed(project, "model,case,turn,score\na,1,1,3\n", "--scale", scale, check=False)
     complains(done, f"scale {scale}")
 
 

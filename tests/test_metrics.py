@@ -85,13 +85,14 @@ def test_missing_turns_and_cases_are_left_out():
 
 
 def test_bootstrap_draws_whole_profiles():
-    weights = metrics.resamples(["a", "a", "b", "c"], 500, seed=1)
-    assert weights.shape == (500, 4) and (weights[:, 0] == weights[:, 1]).all()
-    assert set((weights[:, 0] + weights[:, 2] + weights[:, 3]).tolist()) == {3}
+    times = metrics.resamples(3, 500, seed=1)
+    assert times.shape == (500, 3) and set(times.sum(1).tolist()) == {3} and len(np.unique(times, axis=0)) == 10
     scores = np.array([[1.0, 2.0], [3.0, NAN], [5.0, 1.0], [2.0, 2.0]])
-    drawn = metrics.resampled_alignment(scores, weights)
-    by_hand = [np.average(scores[:, 0], weights=w) for w in weights]
-    assert np.allclose(drawn[:, 0], by_hand)
+    drawn = metrics.resampled_alignment(scores, ["a", "a", "b", "c"], 500, seed=1)
+    cases = times[:, [0, 0, 1, 2]]
+    assert np.allclose(drawn[:, 0], [np.average(scores[:, 0], weights=w) for w in cases])
+    second = [np.average(scores[[0, 2, 3], 1], weights=w) if w.any() else NAN for w in cases[:, [0, 2, 3]]]
+    assert np.allclose(drawn[:, 1], second, equal_nan=True)
 
 
 def test_fewer_clusters_give_wider_intervals():

@@ -66,13 +66,14 @@ class Scores:
     """All judgements, by model, judge and persona.
 
     `scores` maps (model, judge, persona) to {(case, turn): score or None}; `profiles` a case to its profile (the case itself
-    where no row names one), in a stable order.
+    where no row names one), `cases` a model to its own; `turns` is K, the last turn that anything was judged at.
     """
 
     scores: dict[tuple[str, str, str], dict[tuple[str, int], float | None]] = field(default_factory=dict)
     profiles: dict[str, str] = field(default_factory=dict)
     cases: dict[str, set[str]] = field(default_factory=dict)
     spreads: dict[str, list[float]] = field(default_factory=dict)
+    turns: int = 0
     _where: dict[object, str] = field(default_factory=dict)
 
     @property
@@ -95,11 +96,6 @@ class Scores:
         """Profile of each case of `ids`."""
         return [self.profiles[i] for i in self.ids]
 
-    @property
-    def turns(self) -> int:
-        """K: the last turn that anything was judged at."""
-        return max((turn for cells in self.scores.values() for _, turn in cells), default=0)
-
     def add_case(self, model: str, case: str, profile: str | None, where: str) -> None:
         """A case of a model. Raises UserError where it has another profile than elsewhere."""
         self.cases.setdefault(model, set()).add(case)
@@ -121,6 +117,7 @@ class Scores:
             )
         self._where[key] = where
         cells[row.case, row.turn] = row.score
+        self.turns = max(self.turns, row.turn)
         if row.spread is not None:
             self.spreads.setdefault(row.judge, []).append(row.spread)
 
