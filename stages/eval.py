@@ -233,7 +233,7 @@ def judge_result(scores: Scores, judge: str, calibration: Mapping[str, Record], 
     cells = [s for (_, j, _), found in scores.scores.items() if j == judge for s in found.values()]
     return {
         **{key: about.get(key) for key in ("passed", "accuracy", "length_bias")},
-        "made_data": judge in made if calibration else None,
+        "made_data": bool(about.get("made_data")) or judge in made if calibration else None,
         "scored": sum(s is not None for s in cells),
         "unscored": sum(s is None for s in cells),
         "spread": round(sum(spread) / len(spread), 4) if spread else None,
