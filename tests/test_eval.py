@@ -53,6 +53,16 @@ def everything(project, **scores):
         conversations(project, name, lambda person, k: f"Take walk number {k}, it is good for you.")
 
 
+def evaluate(project, *more, judged=MODELS, check=True):
+    """Run eval on MODELS whatever arms dvc.yaml has; `judged`: those whose judgements are given."""
+    names = ("result eval.json", "cases eval_cases.jsonl", "curve plots/al.json", "recognition plots/recognition.json")
+    outputs = [word for name in names for word in ("--" + name.split()[0], "results/" + name.split()[1])]
+    files = ["--judgements", *(f"data/judgements/{m}.jsonl" for m in judged)]
+    files += ["--conversations", *(f"data/conversations/{m}.jsonl" for m in MODELS)]
+    files += ["--prompts", *(f"prompts/{n}.txt" for n in ("judge", "user", "assistant", "oracle"))]
+    return project._run(["stages.eval", *files, *outputs, *more], check)
+
+
 def result(project):
     return json.loads((project.folder / "results/eval.json").read_text())
 
@@ -68,7 +78,7 @@ def test_every_model_and_what_it_gained(project):
     }
     for name, reply in replies.items():
         conversations(project, name, reply)
-    done = project.run("eval")
+    done = evaluate(project)
     found = result(project)
     m = found["models"]
     assert found["scale"] == "1-5" and set(found["protocol"]["prompts_sha256"]) == {"judge", "user", "assistant", "oracle"}
@@ -127,7 +137,7 @@ def test_the_gain_is_measured_on_replies_that_both_have(project):
         [r for r in rows if r["id"] != "c0" and not (r["id"] == "c5" and r["turn"] == 4)],
     )
     write(project, "data/conversations/sft.jsonl", project.rows("data/conversations/sft.jsonl")[1:])
-    done = project.run("eval")
+    done = evaluate(project)
     found = result(project)
     assert found["models"]["sft"]["n_cases"] == 5 and found["models"]["base"]["n_cases"] == 6
     assert found["models"]["sft"]["unscored"] == 3 and found["models"]["sft"]["no_row"] == 1
@@ -148,7 +158,7 @@ def test_a_wrong_persona_and_an_oracle_tell_fit_from_flattery(project):
     for name in MODELS:
         judgements(project, name, planted[name], personas=("right", "wrong"))
         conversations(project, name, lambda person, k: "Take a walk.")
-    project.run("eval")
+    evaluate(project)
     found = result(project)
     proper = {n: m["personalisation"]["value"] for n, m in found["models"].items()}
     assert proper == {"base": 0, "sft": 0, "dpo": 1, "oracle": 3}
@@ -168,8 +178,7 @@ def test_a_judge_that_failed_is_left_out_and_marked(project, tmp_path):
         bad = judgements(project, name, lambda c, k, _: 1 + (c + k) % 5, judges=["bad"], missing=[(0, 1)])
         write(project, f"data/judgements/{name}.jsonl", [r for pair in zip(good, bad, strict=True) for r in pair])
         conversations(project, name, lambda person, k: "Take a walk.")
-    command = [*project.command("eval"), "--calibration", str(tmp_path / "calibration.json")]
-    done = project._run(command, check=True)
+    done = evaluate(project, "--calibration", str(tmp_path / "calibration.json"))
     found = result(project)
     assert found["protocol"]["judges"] == ["good"] and found["vs_base"]["dpo"]["difference"] == 2
     assert "bad (!)" in done.stdout and "(!) bad failed its calibration (accuracy 0.20)" in done.stdout
@@ -177,7 +186,7 @@ def test_a_judge_that_failed_is_left_out_and_marked(project, tmp_path):
     assert found["judges"]["bad"]["models"]["dpo"]["difference"] == 0 and found["judges"]["bad"]["unscored"] == 4
     assert found["agreement"]["replies"] == 92 and found["agreement"]["alpha"] < 0.5
     # without calibration the score is the mean of both, where both gave one
-    project.run("eval")
+    evaluate(project)
     both = result(project)
     assert both["protocol"]["judges"] == ["bad", "good"] and both["models"]["base"]["unscored"] == 1
     assert both["vs_base"]["dpo"]["difference"] == 1 and both["judges"]["good"]["passed"] is None
@@ -207,7 +216,7 @@ def test_a_bad_judgement_is_named_by_file_and_line(project, change, parts):
     rows = project.rows("data/judgements/sft.jsonl")
     change(rows[5])
     write(project, "data/judgements/sft.jsonl", rows)
-    complains(project.run("eval", check=False), *parts)
+    complains(evaluate(project, check=False), *parts)
 
 
 @pytest.mark.parametrize(
@@ -226,23 +235,22 @@ def test_a_bad_conversation_is_named_by_file_and_line(project, change, parts):
     rows = project.rows("data/conversations/sft.jsonl")
     change(rows)
     write(project, "data/conversations/sft.jsonl", rows)
-    complains(project.run("eval", check=False), *parts)
+    complains(evaluate(project, check=False), *parts)
 
 
 def test_files_that_do_not_fit_together(project, tmp_path):
     everything(project)
-    command = project.command("eval")
-    at = command.index("data/judgements/sft.jsonl")
-    complains(project._run(command[:at] + command[at + 1 :], check=False), "conversations/sft.jsonl", "no judgements of sft")
+    done = evaluate(project, judged=("base", "dpo", "oracle"), check=False)
+    complains(done, "conversations/sft.jsonl", "no judgements of sft")
     judgements(project, "sft", lambda c, k, _: 3, judges=["other"])
-    complains(project.run("eval", check=False), "no judge scored every model", "judge", "other")
+    complains(evaluate(project, check=False), "no judge scored every model", "judge", "other")
     write(project, "data/judgements/sft.jsonl", [])
-    complains(project.run("eval", check=False), "sft.jsonl", "holds no judgement")
+    complains(evaluate(project, check=False), "sft.jsonl", "holds no judgement")
     everything(project)
     for text in ("[]", "{", '{"judges": {"judge": {"passed": "yes"}}}', '{"judges": {"judge": 1}}'):
         (tmp_path / "calibration.json").write_text(text)
-        again = [*command, "--calibration", str(tmp_path / "calibration.json")]
-        complains(project._run(again, check=False), "calibration.json", "is not a calibration")
+        done = evaluate(project, "--calibration", str(tmp_path / "calibration.json"), check=False)
+        complains(done, "calibration.json", "is not a calibration")
 
 
 def recomputed(project, text, *words, name="scores.csv", check=True):
@@ -252,7 +260,7 @@ def recomputed(project, text, *words, name="scores.csv", check=True):
 
 def test_somebody_elses_scores_give_the_same_table(project):
     everything(project, dpo=lambda c, k, _: min(5, 2 + c % 2 + k / 2))
-    project.run("eval")
+    evaluate(project)
     ours = result(project)
     rows = [
         {"model": name, "case": r["id"], "turn": r["turn"], "score": r["score"], "profile": r["profile"]}
