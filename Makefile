@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan browse chat test check lint
+.PHONY: setup repro plan browse chat report test check lint
 
 setup: $(VENV)/.done
 
@@ -26,6 +26,10 @@ browse: setup
 
 chat: setup
 	python -m stages.common.chat --system-prompt prompts/assistant.txt models/dpo models/base
+
+report: setup
+	python -m stages.common.report --results results --lock dvc.lock --params params.yaml \
+	  --html results/report.html --markdown results/report.md
 
 test: setup
 	python -m pytest

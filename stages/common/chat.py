@@ -14,10 +14,10 @@ from typing import Any
 
 from stages.common import engine, params, prompts
 from stages.common.errors import UserError, one_line, parser, run
-from stages.common.llm import Llm, Role
+from stages.common.llm import Llm
 from stages.common.prompts import Message
 from stages.common.records import seed_of
-from stages.converse import Converse, under_test
+from stages.converse import Converse
 
 
 @dataclass
@@ -44,14 +44,14 @@ class Talk:
         """Forget what was said."""
         self.said = list(self.system)
 
-    def reply(self, message: str, role: Role, seed: int) -> Iterator[str]:
+    def reply(self, message: str, how: Converse, seed: int) -> Iterator[str]:
         """The reply, piece by piece; once it is whole, it belongs to the conversation."""
         asked = [*self.said, {"role": "user", "content": message}]
         pieces: list[str] = []
         stream: Any = self._client.chat.completions.create(
             model=self.engine.model, messages=engine.disarmed(asked, self.folder), stream=True, seed=seed,
-            temperature=role.temp, top_p=role.top_p, frequency_penalty=role.penalty, max_tokens=role.tokens,
-            stop=list(role.stop),
+            temperature=how.temp, top_p=how.top_p, frequency_penalty=how.penalty, max_tokens=how.tokens,
+            stop=["\n"],
         )  # fmt: skip
         for chunk in stream:
             if chunk.choices and (piece := chunk.choices[0].delta.content):
@@ -60,7 +60,7 @@ class Talk:
         self.said = [*asked, {"role": "assistant", "content": "".join(pieces).strip()}]
 
 
-def chat(talks: list[Talk], role: Role, seed: int) -> None:
+def chat(talks: list[Talk], how: Converse) -> None:
     """Read messages and print the replies until the end of the input."""
     from openai import OpenAIError
 
@@ -83,7 +83,7 @@ def chat(talks: list[Talk], role: Role, seed: int) -> None:
             for talk in talks:
                 print(f"{talk.folder.name}> ", end="", flush=True)
                 try:
-                    for piece in talk.reply(message, role, seed_of(seed, turn, "chat")):
+                    for piece in talk.reply(message, how, seed_of(how.seed, turn, "chat")):
                         print(piece, end="", flush=True)
                     print()
                 except OpenAIError as e:
@@ -104,7 +104,7 @@ def main() -> None:
         for folder in a.models:
             talks.append(Talk(folder, system, settings.llm))
             stack.callback(talks[-1].engine.stop)
-        chat(talks, under_test(settings.converse, same=False), settings.converse.seed)
+        chat(talks, settings.converse)
     print()
 
 

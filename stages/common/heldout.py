@@ -42,8 +42,8 @@ def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: 
     losses = {name: -_token_mean(rows, draws) for name, rows in models.items()}
     return {
         **_counts(clusters),
-        "loss": _with_change(losses),
-        "perplexity": _with_change({name: np.exp(np.minimum(loss, CAP)) for name, loss in losses.items()}),
+        "loss": _with_change(losses, clusters),
+        "perplexity": _with_change({name: np.exp(np.minimum(loss, CAP)) for name, loss in losses.items()}, clusters),
     }
 
 
@@ -76,33 +76,33 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
     return {
         **_counts(clusters),
         "log_prob": {
-            "accuracy": _with_change({name: _mean(_wins(d), draws) for name, d in gains.items()}),
-            "margin": _with_change({name: _mean(d, draws) for name, d in gains.items()}),
+            "accuracy": _with_change({name: _mean(_wins(d), draws) for name, d in gains.items()}, clusters),
+            "margin": _with_change({name: _mean(d, draws) for name, d in gains.items()}, clusters),
         },
         "reward": {
-            "accuracy": {name: _measure(_mean(_wins(d), draws)) for name, d in rewards.items()},
-            "margin": {name: _measure(_mean(d, draws)) for name, d in rewards.items()},
+            "accuracy": {name: _measure(_mean(_wins(d), draws), clusters) for name, d in rewards.items()},
+            "margin": {name: _measure(_mean(d, draws), clusters) for name, d in rewards.items()},
         },
         "drift": {
-            side: {a: _drift(models[b][i], models[a][i], draws) for b, a in steps}
+            side: {a: _drift(models[b][i], models[a][i], draws, clusters) for b, a in steps}
             for i, side in enumerate(("chosen", "rejected"))
         },
     }
 
 
-def _drift(before: Model, after: Model, draws: Array) -> Record:
+def _drift(before: Model, after: Model, draws: Array, clusters: Sequence[str]) -> Record:
     moves = [a - b for a, b in zip(after, before, strict=True)]
     k3 = [np.expm1(np.minimum(d, CAP)) - d for d in moves]
-    return {"shift": _measure(_token_mean(moves, draws)), "k3": _measure(_token_mean(k3, draws))}
+    return {"shift": _measure(_token_mean(moves, draws), clusters), "k3": _measure(_token_mean(k3, draws), clusters)}
 
 
 # Each statistic is an array [1 + resamples]: its value over all rows first, then under each resample's weights.
 
 
 def _draws(clusters: Sequence[str], n: int, seed: int) -> Array:
-    """How often each row counts, [1 + resamples, rows]; no resamples of a single cluster, which has no spread."""
-    once = np.ones((1, len(clusters)))
-    return np.concatenate([once, resamples(clusters, n, seed)]) if len(set(clusters)) > 1 else once
+    """How often each row counts, [1 + resamples, rows]."""
+    names, member = np.unique(np.asarray(clusters), return_inverse=True)
+    return np.concatenate([np.ones((1, len(clusters))), resamples(len(names), n, seed)[:, member]])
 
 
 def _mean(values: Array, draws: Array) -> Array:
@@ -122,14 +122,15 @@ def _wins(difference: Array) -> Array:
     return np.asarray((difference > 0) + 0.5 * (difference == 0))
 
 
-def _measure(statistic: Array) -> Record:
-    return {"value": round(float(statistic[0]), 4), "ci": interval(statistic[1:]) if len(statistic) > 1 else None}
+def _measure(statistic: Array, clusters: Sequence[str]) -> Record:
+    number = len(set(clusters))  # a single one has no spread
+    return {"value": round(float(statistic[0]), 4), "ci": interval(statistic[1:], number) if number > 1 else None}
 
 
-def _with_change(statistics: dict[str, Array]) -> Record:
+def _with_change(statistics: dict[str, Array], clusters: Sequence[str]) -> Record:
     """The statistics by model, and the change of each against the model before, on the same resamples."""
-    change = {after: _measure(statistics[after] - statistics[before]) for before, after in pairwise(statistics)}
-    return {**{name: _measure(s) for name, s in statistics.items()}, "change": change}
+    change = {after: _measure(statistics[after] - statistics[before], clusters) for before, after in pairwise(statistics)}
+    return {**{name: _measure(s, clusters) for name, s in statistics.items()}, "change": change}
 
 
 def _counts(clusters: Sequence[str]) -> Record:
