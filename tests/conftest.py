@@ -67,6 +67,16 @@ def reply_to(body: dict) -> str:
     return ("Informed " if "About me:" in last else "Plain ") + mark
 
 
+def respond(handler: BaseHTTPRequestHandler, value, status: int = 200) -> None:
+    """Answer a request with `value`, as JSON unless it is text already."""
+    data = (value if isinstance(value, str) else json.dumps(value)).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
 class Server:
     """An OpenAI-compatible server that answers with `reply(body)` and keeps every request it got.
 
@@ -89,12 +99,7 @@ class Server:
                     said(self)
                     return
                 status, answer = said if isinstance(said, tuple) else (200, completion(said, body))
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                respond(self, answer, status)
 
             def log_message(self, *_):
                 pass
