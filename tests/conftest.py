@@ -86,6 +86,8 @@ class Server:
     def __init__(self, port=0):
         self.reply = reply_to
         self.requests: list[dict] = []
+        self.keys: set[str | None] = set()  # what the requests came with
+        self.models: list[str] | None = None  # that it lists; None: it has no list
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -94,12 +96,17 @@ class Server:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
+                outer.keys.add(self.headers["Authorization"])
                 said = outer.reply(body)
                 if callable(said):
                     said(self)
                     return
                 status, answer = said if isinstance(said, tuple) else (200, completion(said, body))
                 respond(self, answer, status)
+
+            def do_GET(self):
+                listed = outer.models if self.path.endswith("/models") else None
+                respond(self, {"object": "list", "data": [{"id": m} for m in listed or []]}, 404 if listed is None else 200)
 
             def log_message(self, *_):
                 pass

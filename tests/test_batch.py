@@ -67,6 +67,8 @@ class BatchServer:
                     respond(self, outer.files[self.path.split("/")[-2]])
                 elif "/batches/" in self.path:
                     respond(self, outer.look(self.path.split("/")[-1]))
+                elif self.path.endswith("/models"):
+                    respond(self, {"object": "list", "data": [{"id": "tiny"}]})
                 else:
                     respond(self, {"object": "list", "data": outer.batches, "has_more": False})
 
@@ -167,6 +169,17 @@ def test_a_batch_is_found_again_and_nothing_is_submitted_twice(batches):
     ]
     assert sorted(s["body"]["messages"][0]["content"] for s in submitted) == ["a", "b", "c", "d"]
     assert run(batches, asks("a", "c"), budget_calls=0)[0] == ["about a", "about c"]  # paid for, so stored
+
+
+def test_the_list_of_a_large_batch_is_read_once_a_round_and_not_for_every_call(batches, monkeypatch):
+    texts = [f"text {n}" for n in range(300)]
+    batches.looks = 10**9
+    interrupted(batches, *texts, until=lambda: batches.batches and batches.batches[0]["looks"] > 0)
+    batches.looks, rounds = 1, []
+    submitted = batch.Batches._submitted
+    monkeypatch.setattr(batch.Batches, "_submitted", lambda self: rounds.append(1) or submitted(self))
+    assert run(batches, asks(*texts))[0] == [f"about {text}" for text in texts]
+    assert len(batches.batches) == 1 and len(rounds) < 30
 
 
 def test_a_batch_whose_making_was_cut_short_is_found_at_the_server(batches, monkeypatch):

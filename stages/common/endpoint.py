@@ -171,6 +171,17 @@ class Endpoint:
             gc.freeze()  # what is imported by now stays: a tenth of the time per call went into looking at it again
         return self._client
 
+    async def listed(self) -> list[str]:
+        """Names of the models that the server lists; none where it has no list, or none for this key."""
+        import openai
+
+        try:
+            answer = await self.client().get("/models", cast_to=object, options={"timeout": ABSENT_S})
+        except (openai.OpenAIError, ValueError):
+            return []  # what is wrong with the server, the first call tells
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        return [str(row.get("id")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
     async def post(self, body: bytes, tokens: int = 0) -> tuple[dict[str, Any], float]:
         """The server's answer to a chat completion request, and the seconds it took.
 

@@ -5,6 +5,7 @@ exactly that (cache.py). Where a model is served, how many calls run at once or 
 """
 
 import asyncio
+import difflib
 import hashlib
 import json
 import re
@@ -164,6 +165,7 @@ class Client:
         self._identities: dict[str, str] = {}
         self._engines: list[engine.Engine] = []
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
+        self._listed: dict[str, list[str]] = {}  # names of the models of each server, none where it does not tell
         self.outcomes: dict[str, Counter[str]] = {}
         self.served: dict[str, Counter[str]] = {}  # what the servers say they are, by role
         self.usage: dict[str, list[tuple[float | None, ...]]] = {}  # COUNTS of each reply, by role
@@ -213,7 +215,11 @@ class Client:
         if name not in self._endpoints:
             self._endpoints[name] = asyncio.create_task(self._open(name))
         found, served = await asyncio.shield(self._endpoints[name])
-        return found, served or model.split(":", 1)[1]
+        if model in self._folders:
+            return found, served
+        if self._listed[name]:
+            self._check_served(model, self._listed[name])
+        return found, model.split(":", 1)[1]
 
     async def _open(self, name: str) -> tuple[Endpoint, str]:
         if folder := self._folders.get(name):
@@ -221,7 +227,9 @@ class Client:
             local = await asyncio.to_thread(engine.start, folder, slots=e.slots, context=e.context, threads=e.threads)
             self._engines.append(local)
             return Endpoint(name, Limits(base_url=local.url, concurrency=e.concurrency), local.key), local.model
-        return Endpoint(name, self.settings.limits(name)), ""
+        endpoint = Endpoint(name, self.settings.limits(name))
+        self._listed[name] = await endpoint.listed()  # some servers answer to any name, and give it back
+        return endpoint, ""
 
     async def ask(
         self,
@@ -295,23 +303,25 @@ class Client:
         return reply
 
     def _served(self, model: str, told: str | None) -> str:
-        """Name of the model that a reply is from: the server's word, or the weights' digest for a local one.
-
-        Raises:
-            UserError: it is not the model that was asked for. Its replies stay stored and unused.
-        """
+        """Name of the model that a reply is from: the server's word, or the weights' digest for a local one."""
         if model in self._folders:
             return self.model_identity(model)[: len("sha256:") + 12]
-        endpoint, asked = model.split(":", 1)
         if not told:
             return "not told"
-        limits = self.settings.endpoints.get(endpoint, Limits())  # stored replies do not need theirs any more
-        if not any(same_model(name, told) for name in (asked, limits.aliases.get(asked, asked))):
-            raise UserError(
-                f"endpoint {endpoint}: asked for {asked}, answered by {told}; name that model in roles, "
-                f"or, if it is the right one, set llm.endpoints.{endpoint}.aliases to {{{asked}: {told}}}"
-            )
+        self._check_served(model, [told])
         return told
+
+    def _check_served(self, model: str, told: list[str]) -> None:
+        """Raise UserError unless one of the names a server tells is the model asked for. Replies stay stored and unused."""
+        endpoint, asked = model.split(":", 1)
+        limits = self.settings.endpoints.get(endpoint, Limits())  # stored replies do not need theirs any more
+        names = (asked, limits.aliases.get(asked, asked))
+        if not any(same_model(name, t) for name in names for t in told):
+            nearest = difflib.get_close_matches(asked, told, n=3, cutoff=0)
+            raise UserError(
+                f"endpoint {endpoint}: serves {', '.join(nearest)}, not {asked}; name the model you want in roles, "
+                f"or, if that is it, set llm.endpoints.{endpoint}.aliases to {{{asked}: {nearest[0]}}}"
+            )
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)

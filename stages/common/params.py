@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from stages.common.errors import UserError, one_line
+from stages.common.errors import UserError, one_line, run
 
 T = TypeVar("T")
 UNTRACKED = "llm"  # never changes an answer, so no stage declares it and changing it re-runs nothing
@@ -182,14 +182,13 @@ def check() -> list[str]:
     return [*faults, *unbound(params)]
 
 
+def main() -> None:
+    if not Path("params.yaml").exists():
+        raise UserError("params.yaml: no such file; run from the root of the repository")
+    faults = check()
+    if faults:
+        raise UserError("params.yaml: " + "; ".join(faults))
+
+
 if __name__ == "__main__":
-    from stages.common.errors import run
-
-    def main() -> None:
-        if not Path("params.yaml").exists():
-            raise UserError("params.yaml: no such file; run from the root of the repository")
-        faults = check()
-        if faults:
-            raise UserError("params.yaml: " + "; ".join(faults))
-
     run(main)
