@@ -5,13 +5,20 @@ import re
 from conftest import ROOT
 
 
-def blocks(page: str, language: str) -> list[str]:
-    """Code blocks of a language, in order."""
+def section(page: str, heading: str = "") -> str:
+    """Text of a page, or of its section whose heading begins with `heading`."""
     text = (ROOT / "docs" / f"{page}.md").read_text()
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
+    if not heading:
+        return text
+    return next(part for part in re.split(r"^## ", text, flags=re.M) if part.startswith(heading))
 
 
-def commands(page: str) -> list[str]:
+def blocks(page: str, language: str, heading: str = "") -> list[str]:
+    """Code blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", section(page, heading), re.S | re.M)
+
+
+def commands(page: str, heading: str = "") -> list[str]:
     """Lines of the shell blocks, in order, without their comments."""
-    lines = "".join(blocks(page, "sh")).splitlines()
+    lines = "".join(blocks(page, "sh", heading)).splitlines()
     return [found for line in lines if (found := re.sub(r"(^|\s+)# .*", "", line))]
