@@ -1,7 +1,8 @@
 """Known vulnerabilities of the packages in a requirements file, by pip-audit. Run: python .ci/audit.py requirements.lock
 
-Exit code 1 where one is found or pip-audit cannot do its work. Where the advisory service cannot be reached, or knows none of
-the packages (a mirror without advisories answers so, and pip-audit then reports success), it says SKIPPED: nothing was checked.
+Exit code 1 where one is found or pip-audit cannot do its work. Where the advisory service cannot be reached, or knows none
+of the packages (a mirror without advisories answers so, and pip-audit then reports success), it says SKIPPED: nothing was
+checked.
 """
 
 import json

@@ -245,7 +245,7 @@ class Endpoint:
     def told(self, error: Exception) -> str:
         """What the server said, on one line, without the key."""
         body = getattr(error, "body", None)
-        return self.plain(body.get("message", body) if isinstance(body, dict) else error.__cause__ or error)
+        return self.plain((body.get("message") if isinstance(body, dict) else None) or body or error.__cause__ or error)
 
     def plain(self, text: object, limit: int = 300) -> str:
         """`text` on one line of at most `limit` characters, without the key (which a cut must not leave a part of)."""

@@ -40,15 +40,20 @@ class Engine:
         self.handle = None
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files that are served: the GGUF, else safetensors. Pickled weights count as none."""
+    files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
+    return files
+
+
 def identity(folder: Path) -> str:
     """SHA-256 of the weights that answer: part of a reply's cache key in place of the folder's name."""
     import hashlib
 
-    files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
     total = hashlib.sha256()
-    for file in files:
+    for file in _weights(folder):
         with file.open("rb") as f:
             total.update(hashlib.file_digest(f, "sha256").digest())
     return total.hexdigest()
@@ -80,9 +85,8 @@ def start(folder: Path, *, slots: int, context: int, threads: int) -> Engine:
         context: tokens each of them may hold.
         threads: CPU threads, 0 for all cores.
     """
-    if (folder / GGUF).exists():
-        return _llama(folder / GGUF, slots, context, threads or os.cpu_count() or 1)
-    return _transformers(folder)
+    first = _weights(folder)[0]
+    return _llama(first, slots, context, threads or os.cpu_count() or 1) if first.name == GGUF else _transformers(folder)
 
 
 def _llama(path: Path, slots: int, context: int, threads: int) -> Engine:
