@@ -108,10 +108,16 @@ def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
 
 def test_start_lines_agree_with_the_endpoints_and_the_roles():
     """Their dry form: the shell reads them, and each serves the name, at the port and with the key that the stages use."""
-    starts = [c for c in commands("endpoints") if re.match(r"vllm serve|python -m sglang|llama-server", c)]
+    first, *others = commands("endpoints", "Starting the servers")
+    starts = [c for c in others if re.match(r"vllm serve|python -m sglang|llama-server", c)]
     served = {}
-    for line in starts:
+    for line in (first, *others):
         assert subprocess.run(["bash", "-n", "-c", line]).returncode == 0
+    assert first.startswith("ssh -N -L 8000:127.0.0.1:8000 ")
+    head, node = (c for c in others if c not in starts)
+    assert re.fullmatch(r"VLLM_HOST_IP=(\S+) ray start --head --node-ip-address \1 --port 6379", head)
+    assert re.fullmatch(r"VLLM_HOST_IP=(\S+) ray start --address 10.0.0.1:6379 --node-ip-address \1", node)
+    for line in starts:
         words = shlex.split(line)
         option = {w: v for w, v in zip(words, [*words[1:], ""], strict=True) if w.startswith("--")}
         assert option["--host"] == "127.0.0.1"

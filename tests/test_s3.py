@@ -91,6 +91,16 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(pushed, store, tmp_path
     assert (second / "data/judgements/base.jsonl").read_bytes() == judged
 
 
+def test_no_command_of_the_page_is_left_out(pushed, tmp_path):
+    run = ["Set up", "Keys", "Push", "Pull", "Try it"]
+    assert commands("s3") == [line for heading in run for line in commands("s3", heading)]
+    second = clone(pushed, tmp_path)
+    settings = re.findall(r"`(dvc remote modify [^`]*)`", section("s3"))
+    assert len(settings) == 3
+    assert shell(second, " && ".join(settings)).returncode == 0
+    assert "eu-central-1" in (second / ".dvc/config").read_text()
+
+
 def test_keys_stay_out_of_git(pushed, store):
     local = pushed / ".dvc/config.local"
     secret = store.keys["AWS_SECRET_ACCESS_KEY"]

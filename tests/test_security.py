@@ -187,6 +187,10 @@ def test_the_file_is_ignored_by_git_and_dvc_and_made_as_the_page_says(server, tm
     assert stat.S_IMODE((folder / ".env").stat().st_mode) == 0o600
 
 
+def test_no_command_of_the_page_is_left_out():
+    assert commands("security") == commands("security", "Keys") + commands("security", "Known vulnerabilities")
+
+
 def test_the_repository_holds_no_key_of_a_remote():
     config = (ROOT / ".dvc/config").read_text()
     assert "[core]" in config and not re.search(r"secret|access_key|password|token", config)
@@ -264,7 +268,7 @@ CODE = [*sorted((ROOT / "stages").rglob("*.py")), *sorted((ROOT / "benchmarks").
 
 
 def unsafe(source: str) -> list[str]:
-    """What in a Python file handles pickles, runs code that comes with a model, or may load other weights than safetensors."""
+    """What in a Python file handles pickles, runs code that comes with a model, or may load pickled weights."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
