@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan browse chat report test check lint
+.PHONY: setup repro plan browse chat report test check lint audit
 
 setup: $(VENV)/.done
 
@@ -39,7 +39,10 @@ lint: setup
 	ruff format --check .
 	mypy
 
-check: lint
+audit: setup
+	python .ci/audit.py requirements.lock
+
+check: lint audit
 	python -m stages.common.params
 	@stale=$$(dvc repro --dry --allow-missing 2>&1 | grep -E "^Running stage|ERROR" || true); \
 	if [ -n "$$stale" ]; then echo "dvc.lock is stale:"; echo "$$stale"; exit 1; fi

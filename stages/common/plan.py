@@ -20,7 +20,7 @@ from typing import Any
 from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
 from stages.common import params, prompts
 from stages.common.batch import DISCOUNT
-from stages.common.errors import UserError, run
+from stages.common.errors import run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
 from stages.common.personas import Persona, from_record
 from stages.common.progress import span
@@ -127,9 +127,7 @@ class Planner(Client):
             width = self.settings.embedded.concurrency
         else:
             endpoint, served = role.model.split(":", 1)
-            limits = self.settings.endpoints.get(endpoint)
-            if limits is None:
-                raise UserError(f"endpoint {endpoint!r}: not among llm.endpoints in params.yaml")
+            limits = self.settings.limits(endpoint)
             price, width = limits.prices.get(served), limits.concurrency
             usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
         need.usd = None if usd is None or need.usd is None else need.usd + usd
