@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke browse test check lint
+.PHONY: setup repro plan smoke rehearsal compare browse test check lint
 
 setup: $(VENV)/.done
 
@@ -23,6 +23,12 @@ plan: setup
 
 smoke: setup
 	dvc exp run --name smoke $$(python -m stages.common.preset smoke)
+
+rehearsal: setup
+	python -m benchmarks.rehearsal
+
+compare: setup
+	python -m stages.common.compare $(A) $(B)
 
 browse: setup
 	python -m stages.common.browse --out results/browse.html
