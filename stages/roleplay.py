@@ -323,7 +323,7 @@ async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prom
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
         async with asyncio.TaskGroup() as later:
             grower = Grower(p, client, texts, later)
-            with Progress("roleplay: trees", len(personas), client.rate) as progress:
+            with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
                 jobs = [partial(grower.grow, x) for x in personas]
                 trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
