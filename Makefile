@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke rehearsal compare browse test check lint
+.PHONY: setup repro plan smoke rehearsal compare browse report test check lint
 
 setup: $(VENV)/.done
 
@@ -32,6 +32,10 @@ compare: setup
 
 browse: setup
 	python -m stages.common.browse --out results/browse.html
+
+report: setup
+	python -m stages.common.report --results results --lock dvc.lock --params params.yaml \
+	  --html results/report.html --markdown results/report.md
 
 test: setup
 	python -m pytest

@@ -98,13 +98,16 @@ def test_two_experiments_by_name_on_one_page(queued):
 
 def result(score: float, judge: str = "openai:gpt-4o") -> dict:
     model = {
-        "n_cases": 3, "al": [score, score + 1], "al_ci": [[1, 2], [2, 3]], "al_mean": score + 0.5, "ir": 1.0, "unscored": 0,
-        "recognition": {"mrr": [0.5, 0.75], "mrr_ci": [[0.4, 0.6], [0.7, 0.8]]},
+        "n_cases": 3, "al": [score, score + 1], "al_ci": [[1, 2], [2, 3]], "al_mean": score + 0.5, "al_mean_ci": [1, 3],
+        "ir": 1.0, "ir_ci": [0.5, 1.5], "unscored": 0, "recognition": {"mrr_mean": 0.75, "mrr_mean_ci": [0.7, 0.8]},
+        "personalisation": {"value": 0.5, "ci": [0.25, 0.75]},
     }  # fmt: skip
     protocol = {"params": {"roles.judge_model": judge}, "turns": 2}
     return {
         "scale": "1-5", "protocol": protocol, "models": {"base": model, "dpo": model},
-        "vs_base": {"dpo": {"relative_improvement": 0.32, "ci": [0.1, 0.5]}},
+        "vs_base": {
+            "dpo": {"relative_improvement": 0.32, "ci": [0.1, 0.5], "share_of_gain": {"value": 0.5, "ci": [0.4, 0.6]}},
+        },
     }  # fmt: skip
 
 
@@ -136,7 +139,11 @@ def test_the_page_says_what_changed(history):
     assert "| roleplay: calls | 18 | 20 |" in text
     assert "| base | AL(1) | 1.5 (1 to 2) | 2.5 (1 to 2) |" in text
     assert "| dpo | mean AL against base | +32.0 % (+10.0 % to +50.0 %) | +32.0 % (+10.0 % to +50.0 %) |" in text
-    assert "| dpo | MRR, last turn | 0.75 (0.7 to 0.8) |" in text
+    assert "| dpo | mean MRR | 0.75 (0.7 to 0.8) |" in text and "| dpo | mean AL | 2 (1 to 3) | 3 (1 to 3) |" in text
+    assert (
+        "| dpo | share of possible gain | +50.0 % (+40.0 % to +60.0 %) |" in text and "| dpo | IR | 1 (0.5 to 1.5) |" in text
+    )
+    assert "| base | personalisation | 0.5 (0.25 to 0.75) |" in text
     assert "Not measured in the same way: params.roles.judge_model differ." in text
     assert "main~1 (" in text and "score 1.5" in text
 

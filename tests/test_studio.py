@@ -104,6 +104,11 @@ def ours(tmp_path_factory, recorder):
     server.stop()
 
 
+def commit_of(here: Path, experiment: str) -> str:
+    """The commit of an experiment by its name."""
+    return sh(here, "git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{experiment}").strip()
+
+
 @pytest.mark.slow
 def test_start_data_and_done_arrive_in_order_once_an_experiment(ours):
     project, events = ours
@@ -115,8 +120,7 @@ def test_start_data_and_done_arrive_in_order_once_an_experiment(ours):
     }  # fmt: skip
     assert events[0]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002
     assert "val_loss" in events[-1]["metrics"]["results/sft.json"]["data"]
-    experiment = sh(project.folder, "git", "for-each-ref", "--format=%(objectname)", "refs/exps/**/first").strip()
-    assert events[-1]["experiment_rev"] == experiment
+    assert events[-1]["experiment_rev"] == commit_of(project.folder, "first")
 
 
 @pytest.mark.slow
@@ -181,7 +185,7 @@ def test_where_the_token_gets_to_and_how_it_does_not(ours, recorder):
     here = project.folder
     sh(here, "git", "checkout", "-q", ".")
     assert leaked(here), "dvc exp run keeps the token in git's object store no more: say so in docs/experiments.md"
-    assert not leaked(here, "first"), "what is pushed with an experiment holds the token"
+    assert not leaked(here, commit_of(here, "first")), "what is pushed with an experiment holds the token"
     sh(here, "git", "reflog", "expire", "--expire=now", "--all")
     sh(here, "git", "gc", "-q", "--prune=now")
     assert not leaked(here)
