@@ -3,6 +3,7 @@
 import json
 import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -216,6 +217,9 @@ def test_where_the_token_gets_to_and_how_it_does_not(ours, recorder):
     assert not leaked(here)
     before = len(recorder.events)
     sh(here, "dvc", "exp", "run", "--run-all")
+    end = time.monotonic() + 120
+    while recorder.events[-1]["type"] != "done" and time.monotonic() < end:
+        time.sleep(0.1)  # the worker goes on for a moment after its log has ended
     seen = recorder.events[before:]
     assert [e["type"] for e in seen if e["type"] != "data"] == ["start", "done"] and {e["name"] for e in seen} == {"quiet"}
     assert any("results/live/judge_base.json" in e.get("metrics", {}) for e in seen)
