@@ -238,7 +238,7 @@ async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record]
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client("converse", p.llm, folders, c.resamples) as client:
         tested = Tested(p, client, model, system, a.strategy, a.memory)
-        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate) as progress:
+        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
             jobs = [partial(conversation, p, client, tested, x, user_prompt) for x in personas]
             rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
         client.finish(a.set_aside, len(personas) * c.turns, c.max_failed_share)

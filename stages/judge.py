@@ -194,7 +194,7 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
     async with Client("judge", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
         jobs = judgings(client, p, prompt, cases)
         batched = any(client.batched(judge) for judge in judges(p.judge, p.roles))
-        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate) as progress:
+        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
             rows = await windowed(jobs, len(jobs) if batched else p.llm.conversations_in_flight, progress)
         identities = {judge.model: client.model_identity(judge.model) for judge in judges(p.judge, p.roles)}
         return [row for case in rows for row in case], {"calls": client.metrics(), "identities": identities}

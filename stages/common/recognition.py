@@ -10,7 +10,7 @@ It is used to measure only, never to label, filter or choose data, so it stays i
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from stages.common.embed import nearest_rank
+from stages.common.embed import nearest_rank, so_far
 from stages.common.records import Record
 
 if TYPE_CHECKING:
@@ -39,19 +39,21 @@ def reciprocal_ranks(
     """
     import numpy as np
 
-    speaker, so_far = LOOKS[look]
+    speaker, all_so_far = LOOKS[look]
     place = {case: n for n, case in enumerate(personas)}
     pool = encode(list(personas.values()))
-    asked, where = [], []
+    said = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
+    encode([text for texts in said.values() for text in texts])  # in one go; below it is looked up
+    queries, where = [], []
     for row, case in enumerate(ids):
-        said: list[str] = []
-        for t in conversations[case]["turns"] if case in conversations else []:
-            said.append(str(t[speaker]))
+        vectors = encode(said.get(case, []))
+        looked_at = so_far(vectors) if all_so_far else vectors
+        for t, vector in zip(conversations[case]["turns"] if case in said else [], looked_at, strict=True):
             if t["turn"] <= turns:
-                asked.append(" ".join(said) if so_far else said[-1])
+                queries.append(vector)
                 where.append((row, t["turn"] - 1, place[case]))
     found = np.full((len(ids), turns), np.nan)
-    ranks = nearest_rank(encode(asked), pool, [right for _, _, right in where]) if asked else []
+    ranks = nearest_rank(np.stack(queries), pool, [right for _, _, right in where]) if queries else []
     for (row, turn, _), rank in zip(where, ranks, strict=True):
         found[row, turn] = 1 / rank
     return found
