@@ -379,7 +379,7 @@ class Client:
             await self.cache.put(key, stored_form(answer, price, local=False, seconds=0.0), **about)
 
         if endpoint.name not in self._batches:
-            online = lambda: self._under_way - self._batched  # noqa: E731
+            online = lambda: len(self._running) - self._batched  # until their replies are stored  # noqa: E731
             poll = self.settings.batch_poll_s
             self._batches[endpoint.name] = batch.Batches(endpoint, self.cache, store, online, poll)
         return self._batches[endpoint.name]
