@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan browse test check lint
+.PHONY: setup repro plan smoke rehearsal compare browse test check lint
 
 setup: $(VENV)/.done
 
@@ -19,7 +19,16 @@ repro: setup
 	python -m stages.common.table results/eval.json
 
 plan: setup
-	python -m stages.common.plan
+	python -m stages.common.plan $(if $(PRESET),--preset $(PRESET))
+
+smoke: setup
+	dvc exp run --name smoke $$(python -m stages.common.preset smoke)
+
+rehearsal: setup
+	python -m benchmarks.rehearsal
+
+compare: setup
+	python -m stages.common.compare $(A) $(B)
 
 browse: setup
 	python -m stages.common.browse --out results/browse.html

@@ -111,7 +111,7 @@ async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record]
     tested = under_test(c, same)
     folders = {EMBEDDED: a.base, UNDER_TEST: a.model}
     async with Client("converse", p.llm, folders, c.resamples) as client:
-        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate) as progress:
+        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
             jobs = [partial(conversation, p, client, tested, x, user_prompt, system) for x in personas]
             rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
         client.finish(a.set_aside, len(personas) * c.turns, c.max_failed_share)

@@ -237,7 +237,11 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
     if kind.imported:
         begin(kind, p.language, encode)
     poor = 0
-    with Progress(f"filter_personas: {kind.name}", kind.settings.target) as progress:
+
+    def numbers() -> dict[str, float | None]:
+        return {**client.numbers(), "acceptance": kind.rounds[-1]["acceptance"] if kind.rounds else None}
+
+    with Progress(f"filter_personas: {kind.name}", kind.settings.target, numbers=numbers) as progress:
         progress.step(min(len(kind.texts), kind.settings.target))
         while not kind.stopped:
             if len(kind.texts) >= kind.settings.target:

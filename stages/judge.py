@@ -101,7 +101,7 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
         raise UserError(f"{a.conversations}: holds no reply to judge")
     async with Client("judge", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
         jobs = [partial(scores, client, judge, prompt, p.judge.seed, case) for case in cases]
-        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate) as progress:
+        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
             width = len(jobs) if client.batched(judge) else p.llm.conversations_in_flight
             rows = await windowed(jobs, width, progress)
         return [row for case in rows for row in case], client.metrics()

@@ -28,6 +28,7 @@ from stages.common.records import Record, read_jsonl, seed_of, write_json, write
 from stages.common.simulator import Exchange
 
 REPLY_STOPS = ("\n",)
+RANKED = 300  # personas that are told apart: thousands would take half an hour of embedding and say no more
 _VERDICT = re.compile(r"^\W*(?:reply|message|answer|option)?\W*([12])(?!\w)(?!\W*(?:or|and)?\W*[12](?!\w))", re.I)
 
 
@@ -281,13 +282,15 @@ async def whole_tree(p: Params, client: Client, texts: dict[str, prompts.Prompt]
 
 def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) -> dict[str, Any]:
     """What the user turns are worth: share of faulty ones, what they reveal, how soon they name their persona."""
-    from stages.common.embed import Encoder, nearest_rank
+    import numpy as np
+
+    from stages.common.embed import Encoder, nearest_rank, so_far
 
     found: Counter[str] = Counter()
     turns_seen = faulty = 0
     told: list[float] = []
     noted: list[float] = []
-    queries: dict[int, list[tuple[str, int]]] = {}
+    queries: dict[int, list[tuple[list[str], int]]] = {}
     for number, t in enumerate(trees):
         nodes = tree.index(t)
         for node in (n for n in t["nodes"] if n["role"] == "user"):
@@ -298,13 +301,15 @@ def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) ->
             faulty += bool(wrong)
             told.append(turns.revealed(t["items"][node["item"]], node["text"]))
             noted.append(len(node["note"]) / node["turn"])
-            said = " ".join([*(n["text"] for n in before if n["role"] == "user"), node["text"]])
-            queries.setdefault(node["turn"], []).append((said, number))
+            if number < RANKED:
+                said = [*(n["text"] for n in before if n["role"] == "user"), node["text"]]
+                queries.setdefault(node["turn"], []).append((said, number))
     encode = Encoder(encoder)
-    pool = encode([f"{t['profile']} {t['personality']}" for t in trees])
+    pool = encode([f"{t['profile']} {t['personality']}" for t in trees[:RANKED]])
+    encode([said[-1] for asked in queries.values() for said, _ in asked])  # in one go; below it is looked up
     top1 = {}
     for turn, asked in sorted(queries.items()):
-        ranks = nearest_rank(encode([q for q, _ in asked]), pool, [n for _, n in asked])
+        ranks = nearest_rank(np.stack([so_far(encode(said))[-1] for said, _ in asked]), pool, [n for _, n in asked])
         top1[turn] = round(sum(r == 1 for r in ranks) / len(ranks), 4)
     return {
         "user_turns": turns_seen,
@@ -313,7 +318,7 @@ def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) ->
         "item_revealed": round(sum(x >= 0.5 for x in told) / len(told), 4),
         "item_words_said": round(sum(told) / len(told), 4),
         "items_noted_per_turn": round(sum(noted) / len(noted), 4),
-        "persona_top1_from_user_turns": {"chance": round(1 / len(trees), 4), "last": top1[max(top1)], "by_turn": top1},
+        "persona_top1_from_user_turns": {"chance": round(1 / len(pool), 4), "last": top1[max(top1)], "by_turn": top1},
     }
 
 
@@ -322,7 +327,7 @@ async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prom
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
         async with asyncio.TaskGroup() as later:
             grower = Grower(p, client, texts, later)
-            with Progress("roleplay: trees", len(personas), client.rate) as progress:
+            with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
                 jobs = [partial(grower.grow, x) for x in personas]
                 trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)

@@ -76,6 +76,17 @@ def nearest_rank(queries: "Vectors", pool: "Vectors", right: list[int]) -> list[
     return [int(r) for r in 1 + higher + (equal + 1) // 2]
 
 
+def so_far(vectors: "Vectors") -> "Vectors":
+    """Unit mean of the rows up to each one, [n, dim]: what was said by then.
+
+    Of texts joined to one the encoder would read the first 256 tokens, two or three turns of a capable model.
+    """
+    import numpy as np
+
+    sums = np.cumsum(vectors, axis=0, dtype=np.float32)
+    return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)
+
+
 BLOCK = 2048  # candidates compared at once: 2048 x 8192 cosines are 64 MB
 COLUMNS = 8192
 

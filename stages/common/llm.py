@@ -356,6 +356,10 @@ class Client:
         cost = f", {self.paid:.4f} USD" if self.paid else ""
         return f"{self.calls / max(seconds, 1e-9):.1f} calls/s, {self.hits} of {self.calls} from the cache{cost}"
 
+    def numbers(self) -> dict[str, float | None]:
+        """For DVC Studio: calls so far, how many were stored before or set aside, and what the others cost."""
+        return {"calls": self.calls, "stored": self.hits, "set_aside": len(self.set_aside), "cost_usd": round(self.paid, 6)}
+
     def put_aside(self, item: str, role: str, error: SetAside) -> None:
         """Record an item that could not be had; `finish` writes them down."""
         self.set_aside.append({"item": item, "role": role, "reason": error.reason, "raw": error.raw})

@@ -16,7 +16,8 @@ T = TypeVar("T")
 UNTRACKED = "llm"  # never changes an answer, so no stage declares it and changing it re-runs nothing
 
 
-def _load(path: str) -> Any:
+def load_yaml(path: str) -> Any:
+    """What a YAML file holds, as plain lists and mappings. Raises UserError if it cannot be read."""
     # OmegaConf reads YAML 1.2 floats; PyYAML takes the `5e-06` that `dvc exp run -S` writes for a string.
     from omegaconf import OmegaConf
 
@@ -97,7 +98,8 @@ def _read(stage: str, schema: type[T], params: dict[str, Any], keys: list[str], 
             raise UserError(f"dvc.yaml: stage {stage} does not declare params {f.name}, which its code reads")
         values = params.get(f.name)
         if not isinstance(values, dict):
-            faults.append(f"{f.name}: section missing{_near(f.name, list(params))}")
+            missing = f"section missing{_near(f.name, list(params))}"
+            faults.append(f"{f.name}: {f'expected a section, found {values!r}' if f.name in params else missing}")
             continue
         if wanted is not None:
             values = {k: v for k, v in values.items() if k in wanted}
@@ -112,10 +114,10 @@ def load(stage: str, schema: type[T]) -> T:
         UserError: every unknown, missing, mistyped or out-of-range value, in one line.
     """
     faults: list[str] = []
-    keys = declared(_load("dvc.yaml")).get(stage)
+    keys = declared(load_yaml("dvc.yaml")).get(stage)
     if keys is None:
         raise UserError(f"dvc.yaml: has no stage {stage}")
-    result = _read(stage, schema, _load("params.yaml"), keys, faults)
+    result = _read(stage, schema, load_yaml("params.yaml"), keys, faults)
     if result is None:
         raise UserError("params.yaml: " + "; ".join(faults))
     return result
@@ -123,9 +125,9 @@ def load(stage: str, schema: type[T]) -> T:
 
 def declared_values(stage: str) -> dict[str, Any]:
     """Values of the keys that dvc.yaml declares for `stage`, by dotted key: what its result files name as their protocol."""
-    params = _load("params.yaml")
+    params = load_yaml("params.yaml")
     found = {}
-    for key in declared(_load("dvc.yaml"))[stage]:
+    for key in declared(load_yaml("dvc.yaml"))[stage]:
         value = params
         for part in key.split("."):
             value = value[part]
@@ -140,9 +142,9 @@ def require(*checks: tuple[bool, str]) -> None:
         raise ValueError("; ".join(wrong))
 
 
-def check() -> list[str]:
-    """All faults of params.yaml, for every stage at once."""
-    pipeline, params = _load("dvc.yaml"), _load("params.yaml")
+def check(values: dict[str, Any] | None = None) -> list[str]:
+    """All faults of params.yaml, or of `values` in its place, for every stage at once."""
+    pipeline, params = load_yaml("dvc.yaml"), load_yaml("params.yaml") if values is None else values
     faults: list[str] = []
     stages = declared(pipeline)
     known = sorted({k for keys in stages.values() for k in keys})

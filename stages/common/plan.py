@@ -3,7 +3,7 @@
 The stages' own code walks through their conversations; a reply that is stored is taken, one that is not is counted and
 stood in for. So the number of calls is exact but for redraws, and for new personas, whose acceptance is the last run's.
 
-Run: python -m stages.common.plan (nothing is asked, nothing is written)
+Run: python -m stages.common.plan [--preset NAME] (nothing is asked, nothing is written)
 """
 
 import contextlib
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from stages import converse, filter_personas, judge, roleplay, seed_personas
-from stages.common import params, prompts
+from stages.common import params, preset, prompts
 from stages.common.batch import DISCOUNT
-from stages.common.errors import UserError, run
+from stages.common.errors import UserError, parser, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
 from stages.common.personas import Persona, from_record
 from stages.common.progress import span
@@ -147,7 +147,7 @@ class Pipeline:
         from dvc.repo import Repo
 
         self.stages: dict[str, Stage] = {}
-        with Repo() as repo:
+        with Repo(config={"core": {"no_scm": True}}) as repo:
             status = repo.status()
             changed = {s for s in repo.index.stages if s.addressing in status}
             stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
@@ -304,6 +304,15 @@ def total(needs: list[Need]) -> Need:
 
 
 def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--preset", metavar="NAME", help="with the params of presets/NAME.yaml")
+    name = arguments.parse_args().preset
+    with preset.applied(name) if name else contextlib.nullcontext():
+        show()
+
+
+def show() -> None:
+    """Print the plan of the current params."""
     line = Pipeline()
     needs = asking(plan(line))
     print(table(needs))
