@@ -26,8 +26,9 @@ class Filters:
     `length_ratio`: words of the longer reply over those of the shorter; `similarity`: overlap of the two replies;
     `recited`: items of the persona in one reply; `unrevealed`: items in it that the user has not told; `user_unrevealed`,
     `note_unrevealed`: items in the user's turn besides its own, and in the note, that were not told; `repetition`: share of
-    a reply's word 3-grams that occurred before; `recalled`: least words of one fact noted at an earlier turn, not in the
-    message itself, that the reply to be learnt must hold (trees without notes pass; so do SFT rows of the first turn);
+    a reply's word 3-grams that occurred before; `loops`: of the reply to be learnt, share of them that stand in earlier
+    replies; `recalled`: least words of one fact noted at an earlier turn, not in the message itself, that the reply to be
+    learnt must hold (trees without notes pass; so do SFT rows of the first turn);
     `names_inference`: a reply speaks of a profile, a persona or notes; `confused`: the user speaks as an assistant, or
     anyone in stage directions.
     """
@@ -39,6 +40,7 @@ class Filters:
     user_unrevealed: int | None
     note_unrevealed: int | None
     repetition: float | None
+    loops: float | None
     recalled: int | None
     names_inference: bool
     confused: bool
@@ -126,9 +128,13 @@ def reply_fault(measures: dict[str, float], who: str, f: Filters) -> str:
     return "confused" if f.confused and (measures["user_confused"] or measures[f"{who}_directions"]) else ""
 
 
-def forgetful(measures: dict[str, float], who: str, f: Filters) -> bool:
-    """Whether reply `who` holds too little of what was noted at earlier turns."""
-    return f.recalled is not None and measures.get(f"{who}_recalled", f.recalled) < f.recalled
+def unworthy(measures: dict[str, float], who: str, f: Filters, first: bool = False) -> str:
+    """Why reply `who` may stand in a pair but not be learnt, or empty: it says earlier replies again, or, unless it is the
+    `first`, recalls nothing that was noted at earlier turns."""
+    if f.loops is not None and measures[f"{who}_loops"] > f.loops:
+        return "loops"
+    forgot = f.recalled is not None and measures.get(f"{who}_recalled", f.recalled) < f.recalled
+    return "recalled" if forgot and not first else ""
 
 
 def pair_fault(measures: dict[str, float], f: Filters) -> str:
@@ -157,10 +163,8 @@ def decide(t: Record, part: str, p: ExtractPairs) -> list[Decision]:
         chosen, reason = label(user, p.on_disagreement)
         if words(preferred["text"]) == words(rejected["text"]):
             chosen, reason = None, "identical"
-        elif chosen and (fault := pair_fault(measures, p.filters)):
+        elif chosen and (fault := pair_fault(measures, p.filters) or unworthy(measures, chosen, p.filters)):
             chosen, reason = None, fault
-        elif chosen and forgetful(measures, chosen, p.filters):
-            chosen, reason = None, "recalled"
         found.append(Decision(turn, measures, chosen, reason, part))
     return found
 
@@ -186,8 +190,8 @@ def balance(decisions: list[Decision], most: float, seed: int) -> None:
 
 def row_fault(d: Decision, f: Filters) -> str:
     """Why a preferred reply may not be imitated, or empty. At the first turn there is nothing to recall."""
-    forgot = d.turn.before and forgetful(d.measures, "preferred", f)
-    return reply_fault(d.measures, "preferred", f) or ("recalled" if forgot else "")
+    fault = reply_fault(d.measures, "preferred", f)
+    return fault or unworthy(d.measures, "preferred", f, first=not d.turn.before)
 
 
 def sft_rows(t: Record, system: list[Message], faults: dict[str, str]) -> list[Record]:

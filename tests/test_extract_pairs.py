@@ -10,7 +10,7 @@ from stages.common import quality, tree
 from stages.extract_pairs import ExtractPairs, Filters, Require, balance, decide, label, pair_row, row_fault, sft_rows
 
 SYSTEM = [{"role": "system", "content": "S"}]
-OFF = Filters(None, None, None, None, None, None, None, None, False, False)
+OFF = Filters(*[None] * 9, False, False)
 P = ExtractPairs(1, "", "drop", 0.2, None, OFF, Require(None, None, None, None, None))
 
 
@@ -173,7 +173,8 @@ def test_planted_faults_are_found_at_their_rate(plant, where, every):
 
 def test_a_clean_set_is_clean():
     found, decisions = measured(
-        [planted(n, 0, recite) for n in range(100)], replace(P, filters=Filters(3, 0.8, 3, 0, 0, 0, 0.5, None, True, True))
+        [planted(n, 0, recite) for n in range(100)],
+        replace(P, filters=Filters(3, 0.8, 3, 0, 0, 0, 0.5, 0.3, None, True, True)),
     )
     assert all(d.reason == "agreed" for d in decisions)
     assert (
@@ -230,6 +231,17 @@ def test_a_reply_that_recalls_nothing_is_not_learnt(second, note, pairs, row):
     if note:
         shares = quality.pair_measures([(d.measures, "preferred") for d in found])["recalls"]
         assert shares == {"chosen": 0.5 * (row == ""), "other": 0.0}
+
+
+def test_what_was_replied_before_may_be_rejected_but_not_learnt():
+    again = "Mend the fishing nets on the beach. Your ducks will like it."
+    t = two_turns("Mend the fishing nets on the beach.", again, [0, 2])
+    p = replace(P, on_disagreement="keep_informed", filters=replace(OFF, loops=0.3))
+    found = decide(t, "train", p)
+    assert [d.reason for d in found] == ["not_asked", "loops"] and row_fault(found[1], p.filters) == "loops"
+    assert found[1].measures["preferred_loops"] == pytest.approx(5 / 10, abs=1e-4)  # of ten 3-grams the first five
+    t["nodes"][4]["text"], t["nodes"][5]["text"] = t["nodes"][5]["text"], again
+    assert [d.reason for d in decide(t, "train", p)] == ["not_asked", "not_asked"]
 
 
 def test_a_faulty_preferred_reply_is_not_imitated_either():

@@ -38,17 +38,20 @@ class Turn:
     item: int | None  # the one the turn was to reveal
     said: str  # all user turns of the path, this one too
     before: str  # ... without this one
+    replied: list[str]  # all replies of the path before this turn
     note: list[int] | None  # None: whoever made the tree kept none
     verdicts: list[Record]
 
 
 def turn(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Node, nodes: dict[str, tree.Node]) -> Turn:
     """The decision at node `user` of tree `t`."""
-    earlier = [n["text"] for n in tree.path(nodes, tree.parent(user["id"])) if n["role"] == "user"]
+    path = tree.path(nodes, tree.parent(user["id"]))
+    earlier = [n["text"] for n in path if n["role"] == "user"]
+    replied = [n["text"] for n in path if n["role"] != "user"]
     return Turn(
         str(t["id"]), user["id"], user["text"], {"preferred": preferred["text"], "rejected": rejected["text"]},
-        t.get("items", []), user.get("item"), " ".join([*earlier, user["text"]]), " ".join(earlier), user.get("note"),
-        user.get("verdicts", []),
+        t.get("items", []), user.get("item"), " ".join([*earlier, user["text"]]), " ".join(earlier), replied,
+        user.get("note"), user.get("verdicts", []),
     )  # fmt: skip
 
 
@@ -67,8 +70,8 @@ def recalled(t: Turn, text: str) -> int:
 
 
 def measure_reply(t: Turn, who: str) -> dict[str, float]:
-    """Of one reply: words, items recited and not told before, named inference, repetition, stage directions, and, where
-    notes were kept, words recalled."""
+    """Of one reply: words, items recited and not told before, named inference, repetition (of itself, of earlier replies),
+    stage directions, and, where notes were kept, words recalled."""
     text = t.replies[who]
     solid = [i for i in t.items if len(turns.content(i)) >= LEAST_WORDS]
     return {
@@ -78,6 +81,7 @@ def measure_reply(t: Turn, who: str) -> dict[str, float]:
         "unrevealed": len(held(t.items, text, t.said)),
         "names_inference": float(bool(_NAMES.search(text))),
         "repetition": round(turns.repetition(text), 4),
+        "loops": round(turns.taken(text, t.replied), 4),
         "directions": float(bool(_DIRECTIONS.search(text))),
     }
 
@@ -136,6 +140,10 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
         "length_ratio": round(fmean(a / max(1, b) for a, b in lengths), 4),  # words of chosen over words of rejected
         "length_predicts": length_predicts(lengths),
         "similarity": round(fmean(m["similarity"] for m, _ in rows), 4),  # mean overlap of word 3-grams
+        "loops": {  # mean share of a reply's word 3-grams that stand in earlier replies
+            "chosen": round(fmean(m[f"{c}_loops"] for m, c, _ in sides), 4),
+            "other": round(fmean(m[f"{other}_loops"] for m, _, other in sides), 4),
+        },
         "recalls": {
             "chosen": share([a >= RECALLED for a, _ in noted]),
             "other": share([b >= RECALLED for _, b in noted]),
