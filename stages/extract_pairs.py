@@ -26,8 +26,11 @@ class Filters:
     `length_ratio`: words of the longer reply over those of the shorter; `similarity`: overlap of the two replies;
     `recited`: items of the persona in one reply; `unrevealed`: items in it that the user has not told; `user_unrevealed`,
     `note_unrevealed`: items in the user's turn besides its own, and in the note, that were not told; `repetition`: share of
-    a reply's word 3-grams that occurred before; `names_inference`: a reply speaks of a profile, a persona or notes;
-    `confused`: the user speaks as an assistant, or anyone in stage directions.
+    a reply's word 3-grams that occurred before; `loops`: of the reply to be learnt, share of them that stand in earlier
+    replies; `recalled`: least words of one fact noted at an earlier turn, not in the message itself, that the reply to be
+    learnt must hold (trees without notes pass; so do SFT rows of the first turn);
+    `names_inference`: a reply speaks of a profile, a persona or notes; `confused`: the user speaks as an assistant, or
+    anyone in stage directions.
     """
 
     length_ratio: float | None
@@ -37,6 +40,8 @@ class Filters:
     user_unrevealed: int | None
     note_unrevealed: int | None
     repetition: float | None
+    loops: float | None
+    recalled: int | None
     names_inference: bool
     confused: bool
 
@@ -56,8 +61,8 @@ class Require:
 class ExtractPairs:
     """Section `extract_pairs`.
 
-    `on_disagreement`: what becomes of a pair on which the verifier's two answers differ or one cannot be read: drop, or
-    keep_informed (the preferred responder's reply is chosen). `val_share` of the personas is held out. `balance_length`:
+    `on_disagreement`: what becomes of a pair on which the verifier's two answers differ, cannot be read or are none: drop,
+    or keep_informed (the preferred responder's reply is chosen). `val_share` of the personas is held out. `balance_length`:
     pairs are dropped, those that differ most in length first, until length alone predicts the label at most so often.
     """
 
@@ -108,7 +113,7 @@ def label(node: tree.Node, on_disagreement: str) -> tuple[str | None, str]:
     chosen = [v["chosen"] for v in node.get("verdicts", [])]
     if len(chosen) == 2 and None not in chosen and chosen[0] == chosen[1]:
         return chosen[0], "agreed"
-    reason = "unreadable" if None in chosen or len(chosen) < 2 else "disagreement"
+    reason = "not_asked" if not chosen else "unreadable" if None in chosen or len(chosen) < 2 else "disagreement"
     return ("preferred" if on_disagreement == "keep_informed" else None), reason
 
 
@@ -121,6 +126,15 @@ def reply_fault(measures: dict[str, float], who: str, f: Filters) -> str:
     if f.names_inference and measures[f"{who}_names_inference"]:
         return "names_inference"
     return "confused" if f.confused and (measures["user_confused"] or measures[f"{who}_directions"]) else ""
+
+
+def unworthy(measures: dict[str, float], who: str, f: Filters, first: bool = False) -> str:
+    """Why reply `who` may stand in a pair but not be learnt, or empty: it says earlier replies again, or, unless it is the
+    `first`, recalls nothing that was noted at earlier turns."""
+    if f.loops is not None and measures[f"{who}_loops"] > f.loops:
+        return "loops"
+    forgot = f.recalled is not None and measures.get(f"{who}_recalled", f.recalled) < f.recalled
+    return "recalled" if forgot and not first else ""
 
 
 def pair_fault(measures: dict[str, float], f: Filters) -> str:
@@ -149,7 +163,7 @@ def decide(t: Record, part: str, p: ExtractPairs) -> list[Decision]:
         chosen, reason = label(user, p.on_disagreement)
         if words(preferred["text"]) == words(rejected["text"]):
             chosen, reason = None, "identical"
-        elif chosen and (fault := pair_fault(measures, p.filters)):
+        elif chosen and (fault := pair_fault(measures, p.filters) or unworthy(measures, chosen, p.filters)):
             chosen, reason = None, fault
         found.append(Decision(turn, measures, chosen, reason, part))
     return found
@@ -173,6 +187,12 @@ def balance(decisions: list[Decision], most: float, seed: int) -> None:
         if round(max(share, 1 - share), 4) <= most:
             return
         d.chosen, d.reason = None, "length_balance"
+
+
+def row_fault(d: Decision, f: Filters) -> str:
+    """Why a preferred reply may not be imitated, or empty. At the first turn there is nothing to recall."""
+    fault = reply_fault(d.measures, "preferred", f)
+    return fault or unworthy(d.measures, "preferred", f, first=not d.turn.before)
 
 
 def sft_rows(t: Record, system: list[Message], faults: dict[str, str]) -> list[Record]:
@@ -232,7 +252,7 @@ def main() -> None:
     data: dict[str, list[Record]] = {"sft_train": [], "sft_val": [], "pairs_train": [], "pairs_val": []}
     dropped: Counter[str] = Counter()
     for t in trees:
-        faults = {d.turn.node: reply_fault(d.measures, "preferred", p.filters) for d in by_tree[t["id"]]}
+        faults = {d.turn.node: row_fault(d, p.filters) for d in by_tree[t["id"]]}
         dropped.update(f for f in faults.values() if f)
         data[f"sft_{parts[t['id']]}"] += sft_rows(t, system, faults)
         data[f"pairs_{parts[t['id']]}"] += [pair_row(t, d, system) for d in by_tree[t["id"]] if d.chosen]

@@ -36,14 +36,15 @@ _VERDICT = re.compile(r"^\W*(?:reply|message|answer|option)?\W*([12])(?!\w)(?!\W
 class Roleplay:
     """Section `roleplay`.
 
-    `turns` of each conversation; `continue_with` random (a draw) or preferred; `branching` 2 follows both replies down to
-    turn `branching_depth`. `note_evidence`: least share of an item's content words that the user's turns and the inducer's
-    line must both contain for the note to hold it. `resamples`: draws after an unusable reply. `max_failed_share`
-    of calls.
+    `turns` of each conversation; `verify`: whether the verifier is asked about each pair; `continue_with` random (a draw) or
+    preferred; `branching` 2 follows both replies down to turn `branching_depth`. `note_evidence`: least share of an item's
+    content words that the user's turns and the inducer's line must both contain for the note to hold it. `resamples`: draws
+    after an unusable reply. `max_failed_share` of calls.
     """
 
     seed: int
     turns: int
+    verify: bool
     continue_with: str
     branching: int
     branching_depth: int
@@ -191,7 +192,8 @@ class Grower:
             if reply["continues"]:
                 exchange = Exchange(fact, node["text"], reply["text"])
                 onward.append(self._turn(persona, f"{node_id}/{name}/u", [*past, exchange], node["note"], nodes, ended))
-        self.later.create_task(self._verify(persona, node, nodes))  # decides nothing about how the tree goes on
+        if self.p.roleplay.verify:
+            self.later.create_task(self._verify(persona, node, nodes))  # decides nothing about how the tree goes on
         async with asyncio.TaskGroup() as group:  # gather would leave the others running when one of them fails
             for job in onward:
                 group.create_task(job)
@@ -242,7 +244,9 @@ class Grower:
             chat += [{"role": "user", "content": e.said}, {"role": "assistant", "content": e.reply}]
         values = {"message": node["text"]}
         if who is self.preferred:
-            values["note"] = " ".join(persona.items[i] for i in node["note"]) or "nothing yet."
+            # without what this very message told: shown beside it, a small model speaks of that and of nothing earlier
+            earlier = [persona.items[i] for i in node["note"] if i != node["item"]]
+            values["note"] = " ".join(earlier) or "nothing yet."
         chat.append({"role": "user", "content": prompt.part("last", **values)})
         answer = await self.client.ask(who, chat, self.seed(persona, node["id"], who.name), str.strip)
         return answer.value

@@ -187,6 +187,7 @@ class Project:
         for key in params.roles:
             if key.endswith("_model"):
                 params.roles[key] = "scripted:tiny"
+        params.extract_pairs.filters.recalled = None  # the scripted replies speak of nothing
         params.llm.endpoints = {"scripted": {"base_url": url, "deadline_s": 5.0}}
         self.params = params
         self.write()

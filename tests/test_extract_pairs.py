@@ -7,10 +7,10 @@ import pytest
 from conftest import complains
 
 from stages.common import quality, tree
-from stages.extract_pairs import ExtractPairs, Filters, Require, balance, decide, label, pair_row, sft_rows
+from stages.extract_pairs import ExtractPairs, Filters, Require, balance, decide, label, pair_row, row_fault, sft_rows
 
 SYSTEM = [{"role": "system", "content": "S"}]
-OFF = Filters(None, None, None, None, None, None, None, False, False)
+OFF = Filters(*[None] * 9, False, False)
 P = ExtractPairs(1, "", "drop", 0.2, None, OFF, Require(None, None, None, None, None))
 
 
@@ -173,7 +173,8 @@ def test_planted_faults_are_found_at_their_rate(plant, where, every):
 
 def test_a_clean_set_is_clean():
     found, decisions = measured(
-        [planted(n, 0, recite) for n in range(100)], replace(P, filters=Filters(3, 0.8, 3, 0, 0, 0, 0.5, True, True))
+        [planted(n, 0, recite) for n in range(100)],
+        replace(P, filters=Filters(3, 0.8, 3, 0, 0, 0, 0.5, 0.3, None, True, True)),
     )
     assert all(d.reason == "agreed" for d in decisions)
     assert (
@@ -196,6 +197,51 @@ def test_each_filter_drops_what_it_names_and_is_off_by_null(plant, filters, reas
     on = [d.reason for d in measured(trees, replace(P, filters=replace(OFF, **filters)))[1]]
     assert on.count(reason) == 10 and on.count("agreed") == 30
     assert all(d.reason == "agreed" for d in measured(trees)[1])
+
+
+def two_turns(first: str, second: str, note: list[int] | None):
+    """A tree whose user first tells of nets, then of ducks; `second` is the informed reply to the latter."""
+    kept = {} if note is None else {"note": note}
+    says = [f"{ITEMS[0]} What now?", f"{ITEMS[2]} Any advice?"]
+    nodes = [
+        {"id": "u", "turn": 1, "role": "user", "text": says[0], "item": 0, **({} if note is None else {"note": note[:1]})},
+        {"id": "u/p", "turn": 1, "role": "preferred", "text": first},
+        {"id": "u/r", "turn": 1, "role": "rejected", "text": PLAIN},
+        {"id": "u/p/u", "turn": 2, "role": "user", "text": says[1], "item": 2, **kept},
+        {"id": "u/p/u/p", "turn": 2, "role": "preferred", "text": second},
+        {"id": "u/p/u/r", "turn": 2, "role": "rejected", "text": PLAIN},
+    ]  # fmt: skip
+    return {"id": "t", "items": ITEMS, "nodes": nodes}
+
+
+@pytest.mark.parametrize(
+    "second, note, pairs, row",
+    [
+        ("Mend a fishing net while your ducks sleep.", [0, 2], ["recalled", "not_asked"], ""),
+        ("Let your three ducks sleep in the canoe.", [0, 2], ["recalled", "recalled"], "recalled"),  # of this message only
+        ("Mend a fishing net while your ducks sleep.", [2], ["recalled", "recalled"], "recalled"),  # told, but not noted
+        ("Let your three ducks sleep in the canoe.", None, ["not_asked", "not_asked"], ""),  # trees without notes pass
+    ],
+)
+def test_a_reply_that_recalls_nothing_is_not_learnt(second, note, pairs, row):
+    p = replace(P, on_disagreement="keep_informed", filters=replace(OFF, recalled=2))
+    found = decide(two_turns("Mend the fishing nets on the beach.", second, note), "train", p)
+    assert [d.reason for d in found] == pairs
+    assert [row_fault(d, p.filters) for d in found] == ["", row]  # at the first turn there is nothing to recall
+    if note:
+        shares = quality.pair_measures([(d.measures, "preferred") for d in found])["recalls"]
+        assert shares == {"chosen": 0.5 * (row == ""), "other": 0.0}
+
+
+def test_what_was_replied_before_may_be_rejected_but_not_learnt():
+    again = "Mend the fishing nets on the beach. Your ducks will like it."
+    t = two_turns("Mend the fishing nets on the beach.", again, [0, 2])
+    p = replace(P, on_disagreement="keep_informed", filters=replace(OFF, loops=0.3))
+    found = decide(t, "train", p)
+    assert [d.reason for d in found] == ["not_asked", "loops"] and row_fault(found[1], p.filters) == "loops"
+    assert found[1].measures["preferred_loops"] == pytest.approx(5 / 10, abs=1e-4)  # of ten 3-grams the first five
+    t["nodes"][4]["text"], t["nodes"][5]["text"] = t["nodes"][5]["text"], again
+    assert [d.reason for d in decide(t, "train", p)] == ["not_asked", "not_asked"]
 
 
 def test_a_faulty_preferred_reply_is_not_imitated_either():

@@ -65,6 +65,21 @@ def test_note_reaches_the_preferred_responder_only_and_holds_what_was_said(proje
             assert all(turns.revealed(t["items"][i], said) >= 0.3 for i in node["note"])
 
 
+def test_the_note_shown_leaves_out_what_the_message_itself_tells(project, server):
+    personas(project, 1)
+    project.set(roleplay__verify=False)
+    project.run("roleplay")
+    shown = {b["messages"][-1]["content"].split("\nAbout me: ")[0]: b["messages"][-1]["content"].split("\nAbout me: ")[1]
+             for b in server.requests if "About me:" in b["messages"][-1]["content"]}  # fmt: skip
+    (t,) = grown(project)
+    users = [n for n in t["nodes"] if n["role"] == "user"]
+    assert len(users) == len(shown) == 4
+    for node in users:
+        earlier = " ".join(t["items"][i] for i in node["note"][:-1])
+        assert node["note"][-1] == node["item"] and shown[node["text"]] == (earlier or "nothing yet.")
+        assert "verdicts" not in node  # nobody was asked
+
+
 def test_nothing_is_noted_that_the_user_did_not_say(project, server):
     """Even an inducer that knows every fact cannot run ahead of the transcript."""
     personas(project)

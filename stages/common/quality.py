@@ -11,6 +11,7 @@ from stages.common.records import Record
 TOLD = 0.5  # share of an item's content words from which on it counts as told
 SAID = 0.7  # ... from which on a text that was not to know it is taken to hold it
 LEAST_WORDS = 3  # an item of fewer content words may be named by chance
+RECALLED = 2  # words of an earlier item from which on a reply counts as recalling it
 
 _NAMES = re.compile(
     r"\b(your (persona|profile|personality|notes?)|(the|my) notes? (say|says|tell)|"
@@ -37,17 +38,20 @@ class Turn:
     item: int | None  # the one the turn was to reveal
     said: str  # all user turns of the path, this one too
     before: str  # ... without this one
-    note: list[int]
+    replied: list[str]  # all replies of the path before this turn
+    note: list[int] | None  # None: whoever made the tree kept none
     verdicts: list[Record]
 
 
 def turn(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Node, nodes: dict[str, tree.Node]) -> Turn:
     """The decision at node `user` of tree `t`."""
-    earlier = [n["text"] for n in tree.path(nodes, tree.parent(user["id"])) if n["role"] == "user"]
+    path = tree.path(nodes, tree.parent(user["id"]))
+    earlier = [n["text"] for n in path if n["role"] == "user"]
+    replied = [n["text"] for n in path if n["role"] != "user"]
     return Turn(
         str(t["id"]), user["id"], user["text"], {"preferred": preferred["text"], "rejected": rejected["text"]},
-        t.get("items", []), user.get("item"), " ".join([*earlier, user["text"]]), " ".join(earlier), user.get("note", []),
-        user.get("verdicts", []),
+        t.get("items", []), user.get("item"), " ".join([*earlier, user["text"]]), " ".join(earlier), replied,
+        user.get("note"), user.get("verdicts", []),
     )  # fmt: skip
 
 
@@ -57,16 +61,27 @@ def held(items: list[str], text: str, said: str) -> list[int]:
     return [i for i, x in known if turns.revealed(x, text) >= SAID and turns.revealed(x, said) < TOLD]
 
 
+def recalled(t: Turn, text: str) -> int:
+    """Greatest number of an earlier noted item's content words, as the user said them, that `text` holds and the message it
+    answers does not."""
+    told = turns.content(t.before) - turns.content(t.user)
+    held = turns.content(text) & told
+    return max((len(turns.content(t.items[i]) & held) for i in t.note or [] if i != t.item), default=0)
+
+
 def measure_reply(t: Turn, who: str) -> dict[str, float]:
-    """Of one reply: words, items recited and not told before, named inference, repetition, stage directions."""
+    """Of one reply: words, items recited and not told before, named inference, repetition (of itself, of earlier replies),
+    stage directions, and, where notes were kept, words recalled."""
     text = t.replies[who]
     solid = [i for i in t.items if len(turns.content(i)) >= LEAST_WORDS]
     return {
+        **({} if t.note is None else {"recalled": recalled(t, text)}),
         "words": len(turns.words(text)),
         "recited": sum(turns.revealed(i, text) >= SAID for i in solid),
         "unrevealed": len(held(t.items, text, t.said)),
         "names_inference": float(bool(_NAMES.search(text))),
         "repetition": round(turns.repetition(text), 4),
+        "loops": round(turns.taken(text, t.replied), 4),
         "directions": float(bool(_DIRECTIONS.search(text))),
     }
 
@@ -77,7 +92,7 @@ def measure(t: Turn) -> dict[str, float]:
     return {
         "similarity": round(turns.overlap(t.replies["preferred"], t.replies["rejected"]), 4),
         "user_unrevealed": len(told),
-        "note_unrevealed": sum(turns.revealed(t.items[i], t.said) == 0 for i in t.note),
+        "note_unrevealed": sum(turns.revealed(t.items[i], t.said) == 0 for i in t.note or []),
         "user_confused": float("assistant_talk" in turns.faults(t.user, [], []) or bool(_DIRECTIONS.search(t.user))),
         **{f"{who}_{k}": v for who in t.replies for k, v in measure_reply(t, who).items()},
     }
@@ -117,12 +132,22 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
     """Measures of a set of decisions, each (its measures, role of the chosen reply). Shares unless said otherwise."""
     if not rows:
         return {"pairs": 0}
-    lengths = [(m[f"{c}_words"], m[f"{'rejected' if c == 'preferred' else 'preferred'}_words"]) for m, c in rows]
+    sides = [(m, c, "rejected" if c == "preferred" else "preferred") for m, c in rows]
+    lengths = [(m[f"{c}_words"], m[f"{other}_words"]) for m, c, other in sides]
+    noted = [(m[f"{c}_recalled"], m[f"{other}_recalled"]) for m, c, other in sides if f"{c}_recalled" in m]
     return {
         "pairs": len(rows),
         "length_ratio": round(fmean(a / max(1, b) for a, b in lengths), 4),  # words of chosen over words of rejected
         "length_predicts": length_predicts(lengths),
         "similarity": round(fmean(m["similarity"] for m, _ in rows), 4),  # mean overlap of word 3-grams
+        "loops": {  # mean share of a reply's word 3-grams that stand in earlier replies
+            "chosen": round(fmean(m[f"{c}_loops"] for m, c, _ in sides), 4),
+            "other": round(fmean(m[f"{other}_loops"] for m, _, other in sides), 4),
+        },
+        "recalls": {
+            "chosen": share([a >= RECALLED for a, _ in noted]),
+            "other": share([b >= RECALLED for _, b in noted]),
+        },
         "leaks": {
             "reply_recites": share([m["preferred_recited"] >= 3 for m, _ in rows]),
             "reply_unrevealed": share([m["preferred_unrevealed"] > 0 for m, _ in rows]),

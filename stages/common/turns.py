@@ -52,6 +52,13 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
+def taken(text: str, sources: list[str]) -> float:
+    """Share of the word 3-grams of `text` that stand in one of `sources`; 0 for a text of fewer words."""
+    own, *others = ([*zip(w, w[1:], w[2:], strict=False)] for w in (words(t) for t in (text, *sources)))
+    known = {gram for grams in others for gram in grams}
+    return sum(gram in known for gram in own) / len(own) if own else 0.0
+
+
 def overlap(a: str, b: str) -> float:
     """Jaccard overlap of the word 3-grams of two texts."""
     ga, gb = ({*zip(w, w[1:], w[2:], strict=False)} for w in (words(a), words(b)))
