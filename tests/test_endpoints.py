@@ -15,9 +15,10 @@ from test_batch import run as run_batches
 from test_llm import ASK, ROLE, run
 from test_plan import planned  # noqa: F401
 
-from stages.common.cache import Cache, root
+from stages.common.cache import Cache
 from stages.common.errors import UserError
 from stages.common.llm import listed, same_model
+from stages.common.records import root
 
 PEOPLE = [
     {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
