@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke rehearsal compare browse test check lint
+.PHONY: setup repro plan smoke rehearsal compare browse chat report test check lint audit
 
 setup: $(VENV)/.done
 
@@ -33,6 +33,13 @@ compare: setup
 browse: setup
 	python -m stages.common.browse --out results/browse.html
 
+chat: setup
+	python -m stages.common.chat --system-prompt prompts/assistant.txt models/dpo models/base
+
+report: setup
+	python -m stages.common.report --results results --lock dvc.lock --params params.yaml \
+	  --html results/report.html --markdown results/report.md
+
 test: setup
 	python -m pytest
 
@@ -41,7 +48,10 @@ lint: setup
 	ruff format --check .
 	mypy
 
-check: lint
+audit: setup
+	python .ci/audit.py requirements.lock
+
+check: lint audit
 	python -m stages.common.params
 	@stale=$$(dvc repro --dry --allow-missing 2>&1 | grep -E "^Running stage|ERROR" || true); \
 	if [ -n "$$stale" ]; then echo "dvc.lock is stale:"; echo "$$stale"; exit 1; fi

@@ -52,10 +52,12 @@ class Params:
 
 
 def check_digest(path: Path, expected: str) -> None:
-    """Raise UserError unless the file has the pinned SHA-256 (nothing to check where none is pinned)."""
+    """Raise UserError unless the file has the pinned SHA-256; where none is pinned, say which one it has."""
     with path.open("rb") as f:
         found = file_digest(f, "sha256").hexdigest()
-    if expected and found != expected:
+    if not expected:
+        print(f"base_model.sha256 is not pinned; {path.name} has {found}", file=sys.stderr)
+    elif found != expected:
         raise UserError(
             f"base_model.sha256: {path.name} has {found}, params.yaml pins {expected}; "
             "if the new weights are wanted, pin theirs"

@@ -1,31 +1,66 @@
 """Converse: the simulated user talks to one model for K turns, once for every eval persona.
 
-The user is the one of role-play (same code, same prompt, same settings). The model under test sees the conversation and its
-system prompt, nothing about the persona (`oracle` is told it in the system prompt).
+Who is tested and how is an arm of params.yaml: the model, its system prompt, its strategy (`reply`; `critique`: draft,
+critique of it, revision; `reason`: think, then reply) and its memory, which is what it sees of the earlier exchanges (`all`,
+`none`, or the `similar` ones). The user is that of role-play (same code, same prompt, same settings) in every arm. The model
+under test sees what was said and its system prompt, nothing about the persona (`oracle` is told it in the system prompt).
 
 Run: python -m stages.converse (the arguments are in dvc.yaml)
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stages.common import params, prompts, simulator
+from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
-from stages.common.errors import UserError, parser, run
+from stages.common.errors import UserError, one_line, parser, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role, windowed
 from stages.common.personas import Persona, from_record
 from stages.common.progress import Progress
+from stages.common.prompts import Message
 from stages.common.records import Record, read_jsonl, seed_of, write_json, write_jsonl
 from stages.common.simulator import Exchange
 
+if TYPE_CHECKING:
+    from stages.common.embed import Encoder
+
 UNDER_TEST = "model under test"
+LOCAL = "local"
+PARTS = {"reply": (), "critique": ("critique", "revise"), "reason": ("last",)}  # strategy: parts its prompt must have
+MEMORIES = ("all", "none", "similar")
+WEIGHTS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # of a Hub repository, what is needed to serve it
+_REPLY = re.compile(r"(?is).*\breply\W*?:\W*?(?P<reply>\w.*)")
+
+
+@dataclass
+class Arm:
+    """One line of section `arms`: `model` is `local` (models/`weights`), `<endpoint>:<model>` or a Hub id (`@revision`)."""
+
+    model: str
+    weights: str
+    prompt: str
+    strategy: str
+    memory: str
+
+    def __post_init__(self) -> None:
+        params.require(
+            (re.fullmatch(r"[\w./:@-]+", self.model) is not None, f"model: {self.model!r} is no name of a model"),
+            (self.strategy in PARTS, f"strategy: {self.strategy!r} is none of {', '.join(PARTS)}"),
+            (self.memory in MEMORIES, f"memory: {self.memory!r} is none of {', '.join(MEMORIES)}"),
+        )
 
 
 @dataclass
 class Converse:
-    """Section `converse`: `turns` K, and how the model under test is sampled."""
+    """Section `converse`: `turns` K, and how the model under test is sampled.
+
+    `thought_tokens` are what strategy `reason` may think beside its reply; `similar` is the number of earlier exchanges that
+    memory `similar` shows.
+    """
 
     seed: int
     turns: int
@@ -33,6 +68,8 @@ class Converse:
     top_p: float
     penalty: float
     tokens: int
+    thought_tokens: int
+    similar: int
     resamples: int
     max_failed_share: float
 
@@ -40,6 +77,8 @@ class Converse:
         params.require(
             (self.turns >= 1, f"turns: {self.turns} is not at least 1"),
             (self.tokens >= 1, f"tokens: {self.tokens} is not at least 1"),
+            (self.thought_tokens >= 0, f"thought_tokens: {self.thought_tokens} is below 0"),
+            (self.similar >= 1, f"similar: {self.similar} is not at least 1"),
             (0 <= self.max_failed_share <= 1, f"max_failed_share: {self.max_failed_share} is outside [0, 1]"),
         )
 
@@ -61,17 +100,89 @@ class Params:
     """What this stage reads."""
 
     converse: Converse
+    encoder: EncoderParams
     roles: Roles
     llm: Llm
 
 
-async def conversation(
-    p: Params, client: Client, tested: Role, persona: Persona, user_prompt: prompts.Prompt, system: prompts.Prompt
-) -> Record:
+def parse_reply(text: str) -> str:
+    """The reply in what was thought and said: all after the last `Reply:`. Raises ValueError where there is none."""
+    found = _REPLY.match(text)
+    if not found:
+        raise ValueError("no reply")
+    return found["reply"].strip().strip('"')
+
+
+def most_similar(encode: "Encoder", past: list[Exchange], message: str, number: int) -> list[Exchange]:
+    """The `number` exchanges nearest to `message` by cosine of their embeddings, in the order in which they were said."""
+    vectors = encode([message, *(f"{e.said} {e.reply}" for e in past)])
+    cosines = vectors[1:] @ vectors[0]
+    nearest = sorted(range(len(past)), key=lambda i: (-float(cosines[i]), i))[:number]
+    return [past[i] for i in sorted(nearest)]
+
+
+class Tested:
+    """The model under test in its arm: answers a message after what it may see of the exchanges before."""
+
+    def __init__(self, p: Params, client: Client, model: str, prompt: prompts.Prompt, strategy: str, memory: str):
+        c = p.converse
+        # a cut or empty reply is the model's own doing and is judged as it is
+        taken = ("ok", "truncated", "empty", "refused", "filtered")
+        self.role = Role(UNDER_TEST, model, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=taken)
+        self.thinker = replace(self.role, tokens=c.tokens + c.thought_tokens)
+        self.p, self.client, self.prompt, self.strategy, self.memory = p, client, prompt, strategy, memory
+        lacking = [part for part in PARTS[strategy] if part not in dict(prompt.parts)]
+        if lacking:
+            raise UserError(f"{prompt.path}: has no part [{lacking[0]}], which strategy {strategy} needs")
+
+    def sees(self, past: list[Exchange], message: str) -> list[Exchange]:
+        """What it remembers of `past`."""
+        if self.memory == "none":
+            return []
+        if self.memory == "all" or len(past) <= self.p.converse.similar:
+            return past
+        from stages.common.embed import Encoder
+
+        return most_similar(Encoder(self.p.encoder), past, message, self.p.converse.similar)
+
+    async def answer(self, persona: Persona, past: list[Exchange], message: str, where: tuple[object, ...]) -> Record:
+        """`reply` and its `outcome`, with what the strategy said on the way. `where` seeds the calls."""
+        chat = self.prompt.messages(**({"persona": persona.text} if "persona" in self.prompt.variables else {}))
+        seen = self.sees(past, message)
+        if self.strategy == "reason":
+            return await self._reasoned(persona, chat, seen, message, where)
+        for e in seen:
+            chat += [{"role": "user", "content": e.said}, {"role": "assistant", "content": e.reply}]
+        chat.append({"role": "user", "content": message})
+        said = await self._say(self.role, chat, persona, where, "reply")
+        if self.strategy == "reply":
+            return said
+        draft = said["reply"]
+        chat += [{"role": "assistant", "content": draft}, {"role": "user", "content": self.prompt.part("critique")}]
+        critique = (await self._say(self.role, chat, persona, where, "critique"))["reply"]
+        chat += [{"role": "assistant", "content": critique}, {"role": "user", "content": self.prompt.part("revise")}]
+        return {**await self._say(self.role, chat, persona, where, "revision"), "draft": draft, "critique": critique}
+
+    async def _reasoned(
+        self, persona: Persona, chat: list[Message], seen: list[Exchange], message: str, where: tuple[object, ...]
+    ) -> Record:
+        """A reply after a thought; what cannot be told apart is marked `unparsed` and said as it is."""
+        lines = "".join(f"\nUser: {e.said}\nYou: {e.reply}" for e in seen) or " nothing."
+        chat.append({"role": "user", "content": self.prompt.part("last", conversation=lines, message=message)})
+        said = await self._say(self.thinker, chat, persona, where, "reply")
+        try:
+            return {**said, "reply": parse_reply(said["reply"]), "raw": said["reply"], "unparsed": False}
+        except ValueError:
+            return {**said, "raw": said["reply"], "unparsed": True}
+
+    async def _say(self, who: Role, chat: list[Message], persona: Persona, where: tuple[object, ...], what: str) -> Record:
+        answer = await self.client.ask(who, list(chat), seed_of(*where, persona.id, what), str.strip)
+        return {"reply": answer.value, "outcome": answer.outcome}
+
+
+async def conversation(p: Params, client: Client, tested: Tested, persona: Persona, user_prompt: prompts.Prompt) -> Record:
     """One whole conversation. A turn that cannot be had ends it; what was said before stays."""
     user = role(p.roles, "user", stop=simulator.USER_TURN_STOPS)
-    told = {"persona": persona.text} if "persona" in system.variables else {}
-    chat = system.messages(**told)
     schedule = persona.schedule(p.converse.seed)
     past: list[Exchange] = []
     said: list[Record] = []
@@ -84,53 +195,75 @@ async def conversation(
                 client, user, user_prompt, persona, past, persona.items[item],
                 history=p.roles.user_history, seed=where,
             )  # fmt: skip
-            chat.append({"role": "user", "content": message.value})
-            answer = await client.ask(tested, chat, seed_of(*where, persona.id, "reply"), str.strip)
+            answer = await tested.answer(persona, past, message.value, where)
         except SetAside as e:
             client.put_aside(f"{persona.id} turn {turn}", "converse", e)
             ended = {"turn": turn, "reason": e.reason}
             break
-        chat.append({"role": "assistant", "content": answer.value})
-        past.append(Exchange(persona.items[item], message.value, answer.value))
-        said.append({"turn": turn, "item": item, "user": message.value, "reply": answer.value, "outcome": answer.outcome})
+        past.append(Exchange(persona.items[item], message.value, answer["reply"]))
+        said.append({"turn": turn, "item": item, "user": message.value, **answer})
     return {**persona.record(), "items": persona.items, "turns": said, "ended": ended}
 
 
-def under_test(c: Converse, same: bool) -> Role:
-    """The model under test, a role; `same`: it is the embedded one."""
-    # a cut or empty reply is the model's own doing and is judged as it is
-    taken = ("ok", "truncated", "empty", "refused", "filtered")
-    return Role(UNDER_TEST, EMBEDDED if same else UNDER_TEST, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=taken)
+def snapshot(model: str, fetch: bool) -> Path | None:
+    """Folder of a Hub model (`owner/name` or `owner/name@revision`) in the Hub client's cache.
+
+    `fetch`: download what is not there; without, None. Raises UserError when it cannot be had.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    name, _, revision = model.partition("@")
+    try:
+        found = snapshot_download(name, revision=revision or None, allow_patterns=WEIGHTS, local_files_only=not fetch)
+    except Exception as e:
+        if not fetch and isinstance(e, LocalEntryNotFoundError):
+            return None
+        raise UserError(f"arms: model {model} cannot be had from the Hub: {one_line(e)}") from None
+    return Path(found)
+
+
+def bound(model: str, weights: Path, base: Path, fetch: bool = True) -> tuple[str, Path | None]:
+    """(name of the model under test for a role, its folder; None where it is served, or not there and not to be fetched)."""
+    if model != LOCAL:
+        return (model, None) if ":" in model else (UNDER_TEST, snapshot(model, fetch))
+    return (EMBEDDED, base) if weights == base else (UNDER_TEST, weights)  # the user's: one server is enough
 
 
 async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record], dict[str, Any]]:
-    """All conversations with the calls' counts."""
+    """All conversations with the calls' counts and what was tested."""
     c = p.converse
     user_prompt, system = prompts.load(a.user_prompt), prompts.load(a.system_prompt)
-    same = Path(a.model).resolve() == Path(a.base).resolve()  # then one server is enough
-    tested = under_test(c, same)
-    folders = {EMBEDDED: a.base, UNDER_TEST: a.model}
+    model, folder = bound(a.model, a.weights, a.base)
+    folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client("converse", p.llm, folders, c.resamples) as client:
+        tested = Tested(p, client, model, system, a.strategy, a.memory)
         with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
-            jobs = [partial(conversation, p, client, tested, x, user_prompt, system) for x in personas]
+            jobs = [partial(conversation, p, client, tested, x, user_prompt) for x in personas]
             rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
         client.finish(a.set_aside, len(personas) * c.turns, c.max_failed_share)
-        return rows, client.metrics()
+        return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
 
 
 def main() -> None:
-    a = parser(
-        __doc__,
-        ["personas", "model", "base", "user-prompt", "system-prompt"],
-        ["conversations", "set-aside", "metrics"],
-    ).parse_args()
-    p = params.load("converse", Params)
+    inputs = ["personas", "weights", "base", "user-prompt", "system-prompt"]
+    p = parser(__doc__, inputs, ["conversations", "set-aside", "metrics"])
+    for name in ("model", "strategy", "memory"):
+        p.add_argument(f"--{name}", required=True, help="of the arm")
+    a = p.parse_args()
+    try:
+        Arm(a.model, a.weights.name, a.system_prompt.stem, a.strategy, a.memory)
+    except ValueError as e:
+        raise UserError(f"arms.{a.conversations.stem}: {e}") from None
+    read = params.load("converse", Params)
     personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
     if not personas:
         raise UserError(f"{a.personas}: holds no persona")
-    rows, calls = asking(work(p, a, personas))
+    rows, counted = asking(work(read, a, personas))
     write_jsonl(a.conversations, rows)
-    write_json(a.metrics, {"calls": calls, "cases": len(rows), "turns": sum(len(r["turns"]) for r in rows)})
+    said = [t for r in rows for t in r["turns"]]
+    unparsed = sum(t.get("unparsed", False) for t in said)
+    write_json(a.metrics, {**counted, "cases": len(rows), "turns": len(said), "unparsed": unparsed})
 
 
 if __name__ == "__main__":

@@ -5,16 +5,23 @@ Reads models/sft and data/pairs; writes a plain model folder with its GGUF, DVCL
 Run: python -m stages.dpo (the arguments are in dvc.yaml)
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stages.common import params
+from stages.common import card, losses, params
 from stages.common.errors import parser, run
-from stages.common.records import write_json
+from stages.common.launch import launched
+from stages.common.records import Record, write_json
+from stages.common.rows import read, supervised
 from stages.common.training import Train
 
-NOTHING_LEARNT = {"accuracy": 0.5, "margin": 0.0}  # by definition, while policy and reference are one
+if TYPE_CHECKING:
+    from stages.common.training import LogProbs
+
+SIDES = ("chosen", "rejected")
+# by definition, while policy and reference are one
+NOTHING_LEARNT = {"eval_rewards/accuracy": 0.5, "eval_rewards/margin": 0.0}
 
 
 @dataclass
@@ -33,6 +40,8 @@ class Dpo:
     accumulation: int
     warmup_share: float
     scheduler: str
+    label_smoothing: float
+    discopop_tau: float
 
     def __post_init__(self) -> None:
         params.require(
@@ -41,6 +50,7 @@ class Dpo:
             (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
             (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
             (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
+            *losses.checks(self.loss_type, self.label_smoothing, self.discopop_tau, self.batch_size),
         )
 
 
@@ -50,99 +60,87 @@ class Params:
 
     dpo: Dpo
     train: Train
+    base_model: card.Origin
 
 
-def config(p: Params, rows: int, out: str) -> Any:
-    """TRL's settings."""
-    import torch
+def config(p: Params, rows: int, folder: Path) -> Any:
+    """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import DPOConfig
 
-    steps = math.ceil(rows / (p.dpo.batch_size * p.dpo.accumulation)) * p.dpo.epochs
+    from stages.common import training
+
     return DPOConfig(
-        output_dir=out,
-        seed=p.dpo.seed,
-        data_seed=p.dpo.seed,
+        **training.arguments(p.dpo, p.train, rows, folder, "dpo"),
         beta=p.dpo.beta,
         loss_type=[p.dpo.loss_type],
-        num_train_epochs=p.dpo.epochs,
-        learning_rate=p.dpo.learning_rate,
-        lr_scheduler_type=p.dpo.scheduler,
-        warmup_steps=math.ceil(p.dpo.warmup_share * steps),
-        per_device_train_batch_size=p.dpo.batch_size,
-        per_device_eval_batch_size=p.dpo.batch_size,
-        gradient_accumulation_steps=p.dpo.accumulation,
-        max_length=p.train.max_length,
-        precompute_ref_log_probs=True,  # once for each pair instead of once a step
-        bf16=p.train.dtype == "bfloat16" and torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        label_smoothing=p.dpo.label_smoothing,
+        discopop_tau=p.dpo.discopop_tau,
+        precompute_ref_log_probs=True,  # once for each pair, by the model itself before it is changed
     )
 
 
-def preference(chosen: list[float], rejected: list[float]) -> dict[str, float]:
-    """Share of pairs whose chosen value is the greater (ties count half) and the mean difference."""
-    difference = [c - r for c, r in zip(chosen, rejected, strict=True)]
-    wins = sum((d > 0) + 0.5 * (d == 0) for d in difference)
-    return {"accuracy": round(wins / len(difference), 4), "margin": round(sum(difference) / len(difference), 4)}
+def both_sides(model: Any, pairs: list[Record], p: Params, pad: int, *, spread: bool = False) -> "list[LogProbs]":
+    """log p of each token of the chosen and of the rejected replies: siblings are computed together."""
+    from stages.common import training
+
+    rows = [row for pair in zip(*(supervised(pairs, side) for side in SIDES), strict=True) for row in pair]
+    found = training.log_probs(model, rows, p.train, pad, spread=spread)
+    return [found[::2], found[1::2]]
 
 
 def main() -> None:
     a = parser(__doc__, ["sft", "base", "train", "val"], ["model", "live", "metrics"]).parse_args()
     p = params.load("dpo", Params)
-    import tempfile
-
+    if launched(p.train.accelerate_config, "stages.dpo"):
+        return
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
-    from stages.common import training
+    from stages.common import heldout, training
 
     set_seed(p.dpo.seed)
-    model, tokenizer = training.load(a.sft, p.train.dtype)
-    keys = ("prompt", "chosen", "rejected")
-    train, dropped = training.read(a.train, keys, tokenizer, p.train.max_length)
-    val, dropped_val = training.read(a.val, keys, tokenizer, p.train.max_length)
-    sides = ("chosen", "rejected")
-    before = {k: training.log_probs(model, tokenizer, val, k) for k in sides}
-    with tempfile.TemporaryDirectory() as tmp:
-        trainer = DPOTrainer(
+    model, tokenizer = training.load(a.sft, p.train)
+    pad = tokenizer.pad_token_id
+
+    def tokens(path: Path) -> tuple[list[Record], Record]:
+        return read(path, ("prompt", *SIDES), tokenizer, p.train.max_length, p.train.too_long)
+
+    (pairs, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
+    kind = training.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
+    with training.checkpoints(training.made_from("dpo", p, a.sft, a.train)) as folder:
+        settings = config(p, len(pairs), folder)  # first: it sets up what processes there are
+        base, _ = training.load(a.base, p.train)
+        seen = {name: both_sides(m, val, p, pad, spread=True) for name, m in (("base", base), ("sft", model))}
+        del base
+        for side, values in zip(SIDES, both_sides(model, pairs, p, pad, spread=True), strict=True):
+            for row, value in zip(pairs, values, strict=True):
+                row[f"ref_{side}_logps"] = float(value.sum())
+        trainer = kind(
             model,
-            args=config(p, len(train), tmp),
-            train_dataset=Dataset.from_list(train),
+            args=settings,
+            train_dataset=Dataset.from_list(pairs),
+            data_collator=training.collator(p.train, pad),
             processing_class=tokenizer,
             peft_config=training.adapter(p.train, model),
             callbacks=[curves := training.curves(a.live, "dpo")],
         )
         trainer.remove_callback(PrinterCallback)
         curves.log(0, NOTHING_LEARNT)
-        trainer.train()
-        after = {k: training.log_probs(trainer.model, tokenizer, val, k) for k in sides}
-        # reward of DPO: beta * (log p - log p of the reference), the reference being the model before
-        rewards = {k: [p.dpo.beta * (x - y) for x, y in zip(after[k], before[k], strict=True)] for k in sides}
-        reward = preference(rewards["chosen"], rewards["rejected"])
-        curves.log(trainer.state.global_step, reward)
-        curves.live.end()
-        training.save(trainer.model, tokenizer, a.base, a.model, p.train)
-    write_json(
-        a.metrics,
-        {
-            "pairs": {"train": len(train), "val": len(val), "too_long": dropped + dropped_val},
-            "steps": trainer.state.global_step,
-            "val_reward": {
-                "before": NOTHING_LEARNT,
-                "after": reward,
-            },
-            "val_log_prob": {
-                "before": preference(before["chosen"], before["rejected"]),
-                "after": preference(after["chosen"], after["rejected"]),
-            },
-        },
-    )
+        training.fit(trainer, folder, "dpo")
+        seen["dpo"] = both_sides(trainer.model, val, p, pad)
+        drawn = ([row["conversation"] for row in val], p.train.resamples, p.dpo.seed)
+        measured = heldout.pairs(seen, p.dpo.beta, *drawn)
+        measured |= heldout.replies({name: sides[0] for name, sides in seen.items()}, *drawn)
+        rewards = {f"eval_rewards/{k}": v["dpo"]["value"] for k, v in measured["reward"].items()}
+        curves.log(trainer.state.global_step, rewards)
+        counted, declared = {"train": counts, "val": val_counts}, params.declared_values("dpo")
+        inputs = [a.base, a.sft, a.train, a.val]
+        readme = card.card("dpo", a.base, p.base_model, inputs, declared, {"pairs": counted}, measured)
+        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        if trainer.is_world_process_zero():
+            curves.live.end()
+            write_json(a.metrics, {"pairs": counted, "steps": trainer.state.global_step, "val": measured})
 
 
 if __name__ == "__main__":

@@ -181,11 +181,12 @@ def balance(decisions: list[Decision], most: float, seed: int) -> None:
     if not rare:
         return
     common.sort(key=lambda d: (-abs(d.lengths[0] - d.lengths[1]), digest(seed, d.turn.tree, d.turn.node)))
-    for d in common:
-        if (quality.length_predicts([k.lengths for k in kept]) or 0) <= most:
+    ties = len(kept) - len(common) - len(rare)
+    for left, d in zip(range(len(common), 0, -1), common, strict=True):  # counted: measured anew it would be quadratic
+        share = (left + ties / 2) / (left + ties + len(rare))
+        if round(max(share, 1 - share), 4) <= most:
             return
         d.chosen, d.reason = None, "length_balance"
-        kept.remove(d)
 
 
 def row_fault(d: Decision, f: Filters) -> str:

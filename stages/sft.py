@@ -5,20 +5,25 @@ Reads models/base and data/sft; writes a plain model folder with its GGUF, DVCLi
 Run: python -m stages.sft (the arguments are in dvc.yaml)
 """
 
-import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from stages.common import params
+from stages.common import card, mix, params
 from stages.common.errors import parser, run
-from stages.common.records import write_json
+from stages.common.launch import launched
+from stages.common.records import Record, write_json
+from stages.common.rows import read, supervised
 from stages.common.training import Train
+
+if TYPE_CHECKING:
+    from stages.common.training import LogProbs
 
 
 @dataclass
 class Sft:
     """Section `sft`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
-    `batch_size` rows at once, times `accumulation` a step."""
+    `batch_size` rows at once, times `accumulation` a step. `mix`: share of the training rows by name of a file (mix.py)."""
 
     seed: int
     train_file: str
@@ -29,6 +34,7 @@ class Sft:
     accumulation: int
     warmup_share: float
     scheduler: str
+    mix: dict[str, float]
 
     def __post_init__(self) -> None:
         params.require(
@@ -36,6 +42,7 @@ class Sft:
             (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
             (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
             (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
+            *mix.checks(self.mix),
         )
 
 
@@ -45,79 +52,70 @@ class Params:
 
     sft: Sft
     train: Train
+    base_model: card.Origin
 
 
-def config(p: Params, rows: int, out: str) -> Any:
-    """TRL's settings."""
-    import torch
+def config(p: Params, rows: int, folder: Path) -> Any:
+    """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import SFTConfig
 
-    steps = math.ceil(rows / (p.sft.batch_size * p.sft.accumulation)) * p.sft.epochs
-    return SFTConfig(
-        output_dir=out,
-        seed=p.sft.seed,
-        data_seed=p.sft.seed,
-        num_train_epochs=p.sft.epochs,
-        learning_rate=p.sft.learning_rate,
-        lr_scheduler_type=p.sft.scheduler,
-        warmup_steps=math.ceil(p.sft.warmup_share * steps),
-        per_device_train_batch_size=p.sft.batch_size,
-        per_device_eval_batch_size=p.sft.batch_size,
-        gradient_accumulation_steps=p.sft.accumulation,
-        max_length=p.train.max_length,
-        completion_only_loss=True,
-        bf16=p.train.dtype == "bfloat16" and torch.cuda.is_available(),
-        gradient_checkpointing=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    from stages.common import training
+
+    return SFTConfig(**training.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
 
 
 def main() -> None:
-    a = parser(__doc__, ["base", "train", "val"], ["model", "live", "metrics"]).parse_args()
+    a = parser(__doc__, ["base", "train", "val", "mix"], ["model", "live", "metrics"]).parse_args()
     p = params.load("sft", Params)
-    import tempfile
-
+    if launched(p.train.accelerate_config, "stages.sft"):
+        return
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from stages.common import training
+    from stages.common import heldout, training
 
     set_seed(p.sft.seed)
-    model, tokenizer = training.load(a.base, p.train.dtype)
-    keys = ("prompt", "completion")
-    train, dropped = training.read(a.train, keys, tokenizer, p.train.max_length)
-    val, dropped_val = training.read(a.val, keys, tokenizer, p.train.max_length)
-    with tempfile.TemporaryDirectory() as tmp:
-        trainer = SFTTrainer(
+    model, tokenizer = training.load(a.base, p.train)
+    pad = tokenizer.pad_token_id
+
+    def tokens(path: Path, **how: Any) -> tuple[list[Record], Record]:
+        return read(path, ("prompt", "completion"), tokenizer, p.train.max_length, p.train.too_long, **how)
+
+    (own, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
+    others = {path: tokens(path, lines=mix.read)[0] for path in (mix.source(a.mix, name) for name in p.sft.mix)}
+    rows = mix.mixed(own, others, p.sft.mix, p.sft.seed)
+    counted = {"train": {**counts, "mixed": len(rows) - len(own)}, "val": val_counts}
+    held_out = supervised(val, "completion")
+    seen: dict[str, LogProbs] = {}
+
+    def measured() -> Record:
+        return heldout.replies(seen, [row["conversation"] for row in val], p.train.resamples, p.sft.seed)
+
+    kind = training.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
+    with training.checkpoints(training.made_from("sft", p, a.base, a.train, *others)) as folder:
+        settings = config(p, len(rows), folder)  # first: it sets up what processes there are
+        seen["base"] = training.log_probs(model, held_out, p.train, pad, spread=True)
+        trainer = kind(
             model,
-            config(p, len(train), tmp),
-            train_dataset=Dataset.from_list(train),
-            eval_dataset=Dataset.from_list(val),
+            settings,
+            train_dataset=Dataset.from_list(supervised(rows, "completion")),
+            data_collator=training.collator(p.train, pad),
             processing_class=tokenizer,
             peft_config=training.adapter(p.train, model),
             callbacks=[curves := training.curves(a.live, "sft")],
         )
         trainer.remove_callback(PrinterCallback)
-        before = trainer.evaluate()["eval_loss"]
-        trainer.train()
-        after = trainer.evaluate()["eval_loss"]
-        curves.live.end()
-        training.save(trainer.model, tokenizer, a.base, a.model, p.train)
-    write_json(
-        a.metrics,
-        {
-            "rows": {"train": len(train), "val": len(val), "too_long": dropped + dropped_val},
-            "steps": trainer.state.global_step,
-            "val_loss": {"before": round(before, 4), "after": round(after, 4)},
-            "val_perplexity": {"before": round(math.exp(before), 3), "after": round(math.exp(after), 3)},
-        },
-    )
+        curves.log(0, {"eval_loss": measured()["loss"]["base"]["value"]})
+        training.fit(trainer, folder, "sft")
+        seen["sft"] = training.log_probs(trainer.model, held_out, p.train, pad)
+        curves.log(trainer.state.global_step, {"eval_loss": measured()["loss"]["sft"]["value"]})
+        inputs, declared = [a.base, a.train, a.val, *others], params.declared_values("sft")
+        readme = card.card("sft", a.base, p.base_model, inputs, declared, {"rows": counted}, measured())
+        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        if trainer.is_world_process_zero():
+            curves.live.end()
+            write_json(a.metrics, {"rows": counted, "steps": trainer.state.global_step, "val": measured()})
 
 
 if __name__ == "__main__":

@@ -67,6 +67,16 @@ def reply_to(body: dict) -> str:
     return ("Informed " if "About me:" in last else "Plain ") + mark
 
 
+def respond(handler: BaseHTTPRequestHandler, value, status: int = 200) -> None:
+    """Answer a request with `value`, as JSON unless it is text already."""
+    data = (value if isinstance(value, str) else json.dumps(value)).encode()
+    handler.send_response(status)
+    handler.send_header("Content-Type", "application/json")
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
 class Server:
     """An OpenAI-compatible server that answers with `reply(body)` and keeps every request it got.
 
@@ -76,6 +86,8 @@ class Server:
     def __init__(self, port=0):
         self.reply = reply_to
         self.requests: list[dict] = []
+        self.keys: set[str | None] = set()  # what the requests came with
+        self.models: list[str] | None = None  # that it lists; None: it has no list
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -84,17 +96,17 @@ class Server:
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.requests.append(body)
+                outer.keys.add(self.headers["Authorization"])
                 said = outer.reply(body)
                 if callable(said):
                     said(self)
                     return
                 status, answer = said if isinstance(said, tuple) else (200, completion(said, body))
-                data = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                respond(self, answer, status)
+
+            def do_GET(self):
+                listed = outer.models if self.path.endswith("/models") else None
+                respond(self, {"object": "list", "data": [{"id": m} for m in listed or []]}, 404 if listed is None else 200)
 
             def log_message(self, *_):
                 pass
@@ -156,7 +168,7 @@ def filled(text: str, params, key: str | None = None, item=None) -> str:
         if first == "key":
             return key
         if first == "item":
-            return item[rest] if rest else item
+            return str(item[rest]) if rest else item
         return str(OmegaConf.select(params, match[1]))
 
     return re.sub(r"\$\{([\w.]+)\}", value, text)
@@ -169,7 +181,7 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        for given in ("data/seeds", "data/import"):
+        for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
             shutil.copytree(ROOT / given, folder / given)
         params = OmegaConf.load(ROOT / "params.yaml")
         for key in params.roles:
@@ -193,7 +205,7 @@ class Project:
         """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
         command = spec.get("do", spec)["cmd"].split()[1:]
-        item = spec["foreach"][more[0]] if more and isinstance(spec["foreach"], dict) else more[0] if more else None
+        item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
         command = [filled(c, self.params, more[0] if more else None, item) for c in command]
         for name, value in replaced.items():
             command[command.index("--" + name.replace("_", "-")) + 1] = value

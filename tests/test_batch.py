@@ -8,7 +8,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from conftest import Project, completion, reply_to
+from conftest import Project, completion, reply_to, respond
 
 from stages.common import batch
 from stages.common.cache import Cache
@@ -41,11 +41,11 @@ class BatchServer:
             def do_POST(self):
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 if outer.unknown in self.path:
-                    self.answer({"error": {"message": "no such path"}}, 404)
+                    respond(self, {"error": {"message": "no such path"}}, 404)
                 elif self.path.endswith("/files"):
                     name = f"file-{len(outer.files)}"
                     outer.files[name] = re.search(rb'(\{"custom_id".*\})\r?\n', data, re.S)[1].decode()
-                    self.answer({"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f",
+                    respond(self, {"id": name, "object": "file", "bytes": 1, "created_at": 1, "filename": "f",
                                  "purpose": "batch", "status": "processed"})  # fmt: skip
                 elif self.path.endswith("/batches"):
                     asked = json.loads(data)
@@ -56,27 +56,21 @@ class BatchServer:
                     if outer.lose_create:
                         self.close_connection = True
                         return
-                    self.answer(made)
+                    respond(self, made)
                 else:
                     body = json.loads(data)
                     outer.online.append(body)
-                    self.answer(completion(reply_to(body), body))
+                    respond(self, completion(reply_to(body), body))
 
             def do_GET(self):
                 if self.path.endswith("/content"):
-                    self.answer(outer.files[self.path.split("/")[-2]])
+                    respond(self, outer.files[self.path.split("/")[-2]])
                 elif "/batches/" in self.path:
-                    self.answer(outer.look(self.path.split("/")[-1]))
+                    respond(self, outer.look(self.path.split("/")[-1]))
+                elif self.path.endswith("/models"):
+                    respond(self, {"object": "list", "data": [{"id": "tiny"}]})
                 else:
-                    self.answer({"object": "list", "data": outer.batches, "has_more": False})
-
-            def answer(self, value, status=200):
-                data = (value if isinstance(value, str) else json.dumps(value)).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                    respond(self, {"object": "list", "data": outer.batches, "has_more": False})
 
             def log_message(self, *_):
                 pass
@@ -175,6 +169,17 @@ def test_a_batch_is_found_again_and_nothing_is_submitted_twice(batches):
     ]
     assert sorted(s["body"]["messages"][0]["content"] for s in submitted) == ["a", "b", "c", "d"]
     assert run(batches, asks("a", "c"), budget_calls=0)[0] == ["about a", "about c"]  # paid for, so stored
+
+
+def test_the_list_of_a_large_batch_is_read_once_a_round_and_not_for_every_call(batches, monkeypatch):
+    texts = [f"text {n}" for n in range(300)]
+    batches.looks = 10**9
+    interrupted(batches, *texts, until=lambda: batches.batches and batches.batches[0]["looks"] > 0)
+    batches.looks, rounds = 1, []
+    submitted = batch.Batches._submitted
+    monkeypatch.setattr(batch.Batches, "_submitted", lambda self: rounds.append(1) or submitted(self))
+    assert run(batches, asks(*texts))[0] == [f"about {text}" for text in texts]
+    assert len(batches.batches) == 1 and len(rounds) < 30
 
 
 def test_a_batch_whose_making_was_cut_short_is_found_at_the_server(batches, monkeypatch):

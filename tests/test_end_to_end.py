@@ -28,6 +28,9 @@ SMALL = {
 }
 
 
+ARMS = set(OmegaConf.load(ROOT / "params.yaml").arms)
+
+
 def dvc(folder: Path, *words: str) -> str:
     env = {k: v for k, v in os.environ.items() if not k.startswith("DVC")}
     done = subprocess.run(["dvc", *words], cwd=folder, env=env, capture_output=True, text=True)
@@ -50,6 +53,8 @@ def clone(tmp_path_factory):
         if name and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    items = (folder / "data/calibration/items.jsonl").read_text().splitlines(keepends=True)
+    (folder / "data/calibration/items.jsonl").write_text("".join(items[:10]))  # two contexts
     params = OmegaConf.load(folder / "params.yaml")
     for key, value in SMALL.items():
         OmegaConf.update(params, key, value)
@@ -62,9 +67,9 @@ def clone(tmp_path_factory):
 @pytest.mark.slow
 def test_the_pipeline_runs_and_repeats(clone):
     output = dvc(clone, "repro")
-    assert len(ran(output)) == 16, output
+    assert len(ran(output)) == 29, output
     result = json.loads((clone / "results/eval.json").read_text())
-    assert set(result["models"]) == {"base", "sft", "dpo", "oracle"}
+    assert set(result["models"]) == ARMS
     for m in result["models"].values():
         assert m["n_cases"] == 1 and len(m["al"]) == 2
     assert "AL(1)" in output and "vs base" in output
@@ -72,7 +77,7 @@ def test_the_pipeline_runs_and_repeats(clone):
     trees = (clone / "data/trees.jsonl").read_bytes()
     assert len(trees.splitlines()) == 4
     conversations = {p.name: p.read_bytes() for p in (clone / "data/conversations").iterdir() if p.suffix == ".jsonl"}
-    assert len(conversations) == 4
+    assert set(conversations) == {f"{arm}.jsonl" for arm in ARMS}
     said = {n: [t["user"] for t in json.loads(c)["turns"]] for n, c in conversations.items()}
     assert len({json.dumps(s) for s in said.values()}) == 1, "the user depends on the model although it sees none of it"
 
@@ -95,7 +100,7 @@ def test_the_pipeline_runs_and_repeats(clone):
     subprocess.run(["git", "add", "-A"], cwd=clone, check=True)
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "y"], cwd=clone, check=True)
     output = dvc(clone, "exp", "run", "-S", "roles.inducer_temp=0.9")
-    after = {f"{stage}@{model}" for stage in ("converse", "judge") for model in ("sft", "dpo")}
+    after = {f"{stage}@{model}" for stage in ("converse", "judge") for model in ("sft", "dpo", "dpo_no_memory")}
     # eval need not run: where every score came out the same, the wave ends at the judgements
     assert set(ran(output)) - {"eval"} == {"roleplay", "extract_pairs", "sft", "dpo"} | after
     shown = dvc(clone, "exp", "show", "--csv")

@@ -2,17 +2,21 @@
 
 import csv
 import hashlib
+import importlib.util
 import io
 import json
+import re
+import shlex
+import shutil
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, complains, reply_to
-from small import commit, repository, sh
+from repository import commit, repository, sh
 
-from stages.common import compare
+from stages.common import compare, params
 
 TEMPS = (0.4, 0.6)
 
@@ -98,13 +102,16 @@ def test_two_experiments_by_name_on_one_page(queued):
 
 def result(score: float, judge: str = "openai:gpt-4o") -> dict:
     model = {
-        "n_cases": 3, "al": [score, score + 1], "al_ci": [[1, 2], [2, 3]], "al_mean": score + 0.5, "ir": 1.0, "unscored": 0,
-        "recognition": {"mrr": [0.5, 0.75], "mrr_ci": [[0.4, 0.6], [0.7, 0.8]]},
+        "n_cases": 3, "al": [score, score + 1], "al_ci": [[1, 2], [2, 3]], "al_mean": score + 0.5, "al_mean_ci": [1, 3],
+        "ir": 1.0, "ir_ci": [0.5, 1.5], "unscored": 0, "recognition": {"mrr_mean": 0.75, "mrr_mean_ci": [0.7, 0.8]},
+        "personalisation": {"value": 0.5, "ci": [0.25, 0.75]},
     }  # fmt: skip
     protocol = {"params": {"roles.judge_model": judge}, "turns": 2}
     return {
         "scale": "1-5", "protocol": protocol, "models": {"base": model, "dpo": model},
-        "vs_base": {"dpo": {"relative_improvement": 0.32, "ci": [0.1, 0.5]}},
+        "vs_base": {
+            "dpo": {"relative_improvement": 0.32, "ci": [0.1, 0.5], "share_of_gain": {"value": 0.5, "ci": [0.4, 0.6]}},
+        },
     }  # fmt: skip
 
 
@@ -136,7 +143,11 @@ def test_the_page_says_what_changed(history):
     assert "| roleplay: calls | 18 | 20 |" in text
     assert "| base | AL(1) | 1.5 (1 to 2) | 2.5 (1 to 2) |" in text
     assert "| dpo | mean AL against base | +32.0 % (+10.0 % to +50.0 %) | +32.0 % (+10.0 % to +50.0 %) |" in text
-    assert "| dpo | MRR, last turn | 0.75 (0.7 to 0.8) |" in text
+    assert "| dpo | mean MRR | 0.75 (0.7 to 0.8) |" in text and "| dpo | mean AL | 2 (1 to 3) | 3 (1 to 3) |" in text
+    assert (
+        "| dpo | share of possible gain | +50.0 % (+40.0 % to +60.0 %) |" in text and "| dpo | IR | 1 (0.5 to 1.5) |" in text
+    )
+    assert "| base | personalisation | 0.5 (0.25 to 0.75) |" in text
     assert "Not measured in the same way: params.roles.judge_model differ." in text
     assert "main~1 (" in text and "score 1.5" in text
 
@@ -164,3 +175,40 @@ def test_an_unknown_name_is_one_line(history):
         capture_output=True, text=True,
     )  # fmt: skip
     complains(done, "'nowhere'", "no revision and no experiment")
+
+
+def commands() -> list[str]:
+    """Every command of docs/experiments.md, with what `$(...)` stands for."""
+    text = (ROOT / "docs/experiments.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line] + re.findall(r"`((?:dvc|make|git) [^`]+)`", text)
+
+
+@pytest.mark.parametrize("command", dict.fromkeys(commands()))
+def test_every_command_of_the_page_can_be_given(command, tmp_path, monkeypatch):
+    """Its dry form: DVC's own command line and override parsers, make -n, a module that is there."""
+    from dvc.cli import parse_args
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+
+    from stages.common import preset
+
+    monkeypatch.chdir(ROOT)
+    filled = re.sub(r"\$\(python -m stages\.common\.preset (\w+)\)", lambda m: " ".join(preset.words(m[1])), command)
+    assert "$(" not in filled
+    words = [w for w in shlex.split(filled.partition(" > ")[0]) if not w.startswith("DVC_STUDIO_OFFLINE=")]
+    if words[0] == "make":
+        sh(ROOT, "make", "-n", *words[1:])
+    elif words[0] == "python":
+        assert importlib.util.find_spec(words[2])
+    elif words[0] == "dvc":
+        given = parse_args(words[1:])
+        sweeps = get_hydra_sweeps(to_path_overrides(getattr(given, "set_param", None) or []))
+        assert (len(sweeps) > 1) == ("--queue" in words and "-S" in words)
+        for overrides in sweeps:
+            shutil.copy(ROOT / "params.yaml", tmp_path)
+            apply_overrides(tmp_path / "params.yaml", overrides.get("params.yaml", []))
+            assert params.check(params.load_yaml(str(tmp_path / "params.yaml"))) == []
+    else:
+        assert words[0] == "git"

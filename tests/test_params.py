@@ -42,7 +42,8 @@ def test_threshold_outside_its_range(project, value):
 
 def test_numbers_as_dvc_writes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dvc.yaml").write_text("stages: {sft: {cmd: x, params: [sft, train]}}")
+    keys = "sft, train, base_model.source, base_model.revision"
+    (tmp_path / "dvc.yaml").write_text(f"stages: {{sft: {{cmd: x, params: [{keys}]}}}}")
     text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 5e-06")
     (tmp_path / "params.yaml").write_text(text)
     from stages.sft import Params
@@ -63,3 +64,15 @@ def test_undeclared_section_is_refused(tmp_path, monkeypatch):
 def test_no_interpolation_in_params():
     text = OmegaConf.to_yaml(OmegaConf.load(ROOT / "params.yaml"))
     assert "${" not in text
+
+
+def test_roles_at_endpoints_that_are_not_there_are_named_with_the_nearest(project):
+    project.set(
+        roles__user_model="scriptd:tiny", roles__judge_model="embedded", llm__endpoints__scripted__base_url="http://x"
+    )
+    done = project._run(["stages.common.params"], check=False)
+    complains(done, "roles.user_model: endpoint 'scriptd': not among llm.endpoints (did you mean scripted?)")
+    assert "judge_model" not in done.stderr
+    project.params.llm.endpoints = "http://127.0.0.1"
+    project.write()
+    complains(project._run(["stages.common.params"], check=False), "llm.endpoints: expected a section")

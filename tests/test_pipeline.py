@@ -24,9 +24,9 @@ def expand() -> dict[str, dict]:
     """Every stage with its foreach items filled in: name -> {deps, outs, params}."""
     found = {}
     for name, spec in SPEC.items():
-        items = spec.get("foreach", {None: None})
-        for key in items:
-            item = items[key] if isinstance(items, dict) else key
+        section = spec.get("foreach", "")[2:-1]  # ${section} of the params: a stage for each of its keys
+        items = OmegaConf.select(CONFIG, section) if section else {None: None}
+        for key, item in items.items():
             fill = partial(filled, params=CONFIG, key=key, item=item)
             do = spec.get("do", spec)
             written = [o for kind in ("outs", "metrics", "plots") for o in do.get(kind, [])]
@@ -34,7 +34,7 @@ def expand() -> dict[str, dict]:
                 "cmd": fill(do["cmd"]),
                 "deps": {fill(d) for d in do["deps"]},
                 "outs": {fill(o if isinstance(o, str) else next(iter(o))) for o in written},
-                "params": set(do.get("params", [])),
+                "params": set(do.get("params", [])) | ({f"{section}.{key}"} if "${item." in do["cmd"] else set()),
             }
     return found
 
@@ -60,11 +60,22 @@ def wave(param: str | None = None, file: str | None = None) -> set[str]:
 
 ALL = set(STAGES)
 EVALS = {"eval"}
-JUDGES = {f"judge@{m}" for m in ("base", "sft", "dpo", "oracle")}
-TRAINED = {"converse@sft", "judge@sft", "converse@dpo", "judge@dpo", "eval"}
-TESTS = {f"converse@{m}" for m in ("base", "sft", "dpo", "oracle")} | JUDGES | EVALS
+ARMS = {
+    "base", "sft", "dpo", "oracle", "remind", "critique", "fewshot", "retrieval", "base_no_memory", "dpo_no_memory"
+}  # fmt: skip
+
+
+def arms(*names: str) -> set[str]:
+    """Conversations and judgements of some arms, and eval."""
+    return {f"{stage}@{name}" for stage in ("converse", "judge") for name in names} | EVALS
+
+
+JUDGES = {f"judge@{m}" for m in ARMS}
+CALIBRATED = {"calibrate"} | EVALS
+TRAINED = arms("sft", "dpo", "dpo_no_memory")
+TESTS = arms(*ARMS)
 GROWN = {"roleplay", "extract_pairs", "sft", "dpo"} | TRAINED
-AFTER_DPO = {"dpo", "converse@dpo", "judge@dpo", "eval"}
+AFTER_DPO = {"dpo"} | arms("dpo", "dpo_no_memory")
 ROLE_WAVES = {
     "generator": {"filter_personas", "roleplay", "extract_pairs", "sft", "dpo"} | TESTS,
     "user": GROWN | TESTS,
@@ -72,20 +83,22 @@ ROLE_WAVES = {
     "preferred": GROWN,
     "rejected": GROWN,
     "verifier": GROWN,
-    "judge": JUDGES | EVALS,
+    "judge": JUDGES | CALIBRATED,
 }
 SECTION_WAVES = {
     "base_model": ALL - {"seed_personas"},
-    "encoder": ALL - {"base_model", "seed_personas"},
-    "seed_personas": ALL - {"base_model"},
-    "filter_personas": ALL - {"base_model", "seed_personas"},
+    "encoder": ALL - {"base_model", "seed_personas", "calibrate"},
+    "seed_personas": ALL - {"base_model", "calibrate"},
+    "filter_personas": ALL - {"base_model", "seed_personas", "calibrate"},
     "roleplay": GROWN,
     "extract_pairs": GROWN - {"roleplay"},
     "train": {"sft", "dpo"} | TRAINED,
     "sft": {"sft", "dpo"} | TRAINED,
     "dpo": AFTER_DPO,
+    "arms": TESTS,
     "converse": TESTS,
-    "judge": JUDGES | EVALS,
+    "calibrate": CALIBRATED,
+    "judge": JUDGES | CALIBRATED,
     "eval": EVALS,
     "llm": set(),
 }
@@ -97,9 +110,9 @@ PROMPT_WAVES = {
     "preferred": GROWN,
     "rejected": GROWN,
     "verifier": GROWN,
-    "judge": JUDGES | EVALS,
-    "assistant": (GROWN - {"roleplay"}) | {"converse@base", "judge@base"} | EVALS,
-    "oracle": {"converse@oracle", "judge@oracle", "eval"},
+    "judge": JUDGES | CALIBRATED,
+    "assistant": (GROWN - {"roleplay"}) | arms("base", "retrieval", "base_no_memory"),
+    **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
 }
 
 
@@ -110,7 +123,22 @@ def test_what_a_section_re_runs(section):
 
 @pytest.mark.parametrize("key", PARAMS["roles"])
 def test_what_a_role_re_runs(key):
-    assert wave(param=f"roles.{key}") == ROLE_WAVES[key.split("_")[0]]
+    # a judge is warned of when it is the model that made the data, so calibrate reads the makers' names
+    told = CALIBRATED if key.endswith("_model") else set()
+    assert wave(param=f"roles.{key}") == ROLE_WAVES[key.split("_")[0]] | told
+
+
+@pytest.mark.parametrize("arm", PARAMS["arms"])
+def test_what_an_arm_re_runs(arm):
+    assert wave(param=f"arms.{arm}") == arms(arm)
+
+
+def test_every_arm_is_in_the_table():
+    """Another model is a line of `arms`, its name here and its two files in the lists of eval."""
+    assert set(PARAMS["arms"]) == ARMS
+    assert {p for p in STAGES["eval"]["deps"] if p.startswith(("data/conversations/", "data/judgements/"))} == {
+        f"data/{kind}/{arm}.jsonl" for kind in ("conversations", "judgements") for arm in ARMS
+    }
 
 
 @pytest.mark.parametrize("prompt", sorted(p.stem for p in (ROOT / "prompts").iterdir()))

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import complains
+from conftest import complains, completion
 
 from stages.common import plan
 from stages.common.llm import asking
@@ -35,7 +35,9 @@ def calls() -> dict[str, int]:
 def test_the_plan_of_a_first_run_is_what_is_then_asked(planned, server):
     wanted = calls()
     assert wanted["roleplay user"] == wanted["roleplay rejected"] == 12 and wanted["roleplay verifier"] == 24
-    assert wanted["judge@dpo judge"] == 6 and wanted["converse@sft user"] == 0 and wanted["converse@base user"] == 6
+    assert wanted["judge@dpo judge"] == 12 and wanted["converse@sft user"] == 0 and wanted["converse@base user"] == 6
+    assert wanted["calibrate judge"] == 120 and wanted["converse@critique model under test"] == 3 * 6 - 2
+    assert wanted["converse@retrieval model under test"] == 0  # as long as no more is remembered than it shows
     table = plan.table(asking(plan.plan(plan.Pipeline())))
     assert "roleplay" in table and "unknown" in table  # no price, no time yet
     for stage in ("seed_personas", "filter_personas", "roleplay"):
@@ -43,6 +45,46 @@ def test_the_plan_of_a_first_run_is_what_is_then_asked(planned, server):
     made = len(server.requests)
     ahead = sum(n for name, n in wanted.items() if name.startswith(("filter_personas", "roleplay")))
     assert made * 0.85 <= ahead <= made * 1.15, (wanted, made)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server, tells):
+    """Every arm, every judge and the calibration, stage by stage; all models are served."""
+    for arm in planned.params.arms.values():
+        arm.model = f"scripted:{arm.weights}"
+    planned.set(judge__models=["scripted:a", "scripted:b"], judge__samples=2, roles__judge_temp=0.5, converse__similar=1)
+    scripted = server.reply
+
+    def reply(body):
+        answer = completion(scripted(body), body)
+        if tells and "logprobs" in body:
+            token = answer["choices"][0]["message"]["content"]
+            answer["choices"][0]["logprobs"] = {
+                "content": [{"token": token, "top_logprobs": [{"token": token, "logprob": 0}]}]
+            }
+        return 200, answer
+
+    server.reply = reply
+    planned.run("seed_personas")
+    planned.run("filter_personas")
+    if not tells:  # that a server tells no probabilities is known from its first reply on
+        planned.run("calibrate")
+
+    class Line(plan.Pipeline):
+        """The same, as if DVC took the personas for up to date."""
+
+        def __init__(self):
+            super().__init__()
+            self.stages["filter_personas"].stale = self.stages["seed_personas"].stale = False
+
+    needs = asking(plan.plan(Line()))
+    looked = 0
+    for stage in ("calibrate", *(f"{kind}@{arm}" for kind in ("converse", "judge") for arm in planned.params.arms)):
+        before = len(server.requests)
+        planned.run(*stage.split("@"))
+        assert len(server.requests) - before == sum(need.calls for need in needs[stage].values()), stage
+        looked += len(server.requests) - before
+    assert looked > 250
 
 
 def test_what_the_cache_holds_is_not_to_be_asked(planned, server):

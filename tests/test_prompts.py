@@ -9,6 +9,9 @@ from stages.common.errors import UserError
 FILLED = {
     "assistant": set(),
     "oracle": {"persona"},
+    "remind": set(),
+    "critique": set(),
+    "fewshot": {"conversation", "message"},
     "profile": set(),
     "personality": set(),
     "user": {"fact", "persona", "reply"},

@@ -16,7 +16,7 @@ from stages import converse, extract_pairs, roleplay
 from stages.common import params, prompts, tree, turns
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError
-from stages.common.llm import Answer, Role
+from stages.common.llm import Answer
 from stages.common.personas import Persona, facts
 from stages.common.records import seed_of
 
@@ -244,10 +244,10 @@ def test_conversations_of_the_evaluation(parts, growth):
     p = replace(p, converse=replace(p.converse, seed=section["seed"], turns=section["turns"]))
     p = replace(p, roles=replace(p.roles, user_history=roles["user_history"]))
     system = prompts.Prompt(ROOT, (("system", "S"),))
-    tested = Role("tested", "x", 0.0, 1.0, 0.0, 9)
-    row = asyncio.run(converse.conversation(p, client, tested, persona, prompt["user"], system))
+    tested = converse.Tested(p, client, "x", system, "reply", "all")
+    row = asyncio.run(converse.conversation(p, client, tested, persona, prompt["user"]))
     said = [{"role": "system", "content": "S"}]
-    seen = [messages for role, messages, _ in client.asked if role == "tested"]
+    seen = [messages for role, messages, _ in client.asked if role == converse.UNDER_TEST]
     for turn, messages in zip(row["turns"], seen, strict=False):
         said.append({"role": "user", "content": turn["user"]})
         assert messages == said  # the exact conversation and nothing of the persona

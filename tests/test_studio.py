@@ -3,12 +3,13 @@
 import json
 import subprocess
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from conftest import Server
-from small import PEOPLE, commit, jsonl, repository, sh
+from repository import PEOPLE, commit, jsonl, repository, sh
 
 TOKEN = "isat_recorded_0123456789"  # no token of anybody's
 
@@ -104,6 +105,11 @@ def ours(tmp_path_factory, recorder):
     server.stop()
 
 
+def commit_of(here: Path, experiment: str) -> str:
+    """The commit of an experiment by its name."""
+    return sh(here, "git", "for-each-ref", "--format=%(objectname)", f"refs/exps/**/{experiment}").strip()
+
+
 @pytest.mark.slow
 def test_start_data_and_done_arrive_in_order_once_an_experiment(ours):
     project, events = ours
@@ -115,8 +121,7 @@ def test_start_data_and_done_arrive_in_order_once_an_experiment(ours):
     }  # fmt: skip
     assert events[0]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002
     assert "val_loss" in events[-1]["metrics"]["results/sft.json"]["data"]
-    experiment = sh(project.folder, "git", "for-each-ref", "--format=%(objectname)", "refs/exps/**/first").strip()
-    assert events[-1]["experiment_rev"] == experiment
+    assert events[-1]["experiment_rev"] == commit_of(project.folder, "first")
 
 
 @pytest.mark.slow
@@ -181,7 +186,7 @@ def test_where_the_token_gets_to_and_how_it_does_not(ours, recorder):
     here = project.folder
     sh(here, "git", "checkout", "-q", ".")
     assert leaked(here), "dvc exp run keeps the token in git's object store no more: say so in docs/experiments.md"
-    assert not leaked(here, "first"), "what is pushed with an experiment holds the token"
+    assert not leaked(here, commit_of(here, "first")), "what is pushed with an experiment holds the token"
     sh(here, "git", "reflog", "expire", "--expire=now", "--all")
     sh(here, "git", "gc", "-q", "--prune=now")
     assert not leaked(here)
@@ -212,6 +217,9 @@ def test_where_the_token_gets_to_and_how_it_does_not(ours, recorder):
     assert not leaked(here)
     before = len(recorder.events)
     sh(here, "dvc", "exp", "run", "--run-all")
+    end = time.monotonic() + 120
+    while recorder.events[-1]["type"] != "done" and time.monotonic() < end:
+        time.sleep(0.1)  # the worker goes on for a moment after its log has ended
     seen = recorder.events[before:]
     assert [e["type"] for e in seen if e["type"] != "data"] == ["start", "done"] and {e["name"] for e in seen} == {"quiet"}
     assert any("results/live/judge_base.json" in e.get("metrics", {}) for e in seen)

@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.common.cache import Cache
 from stages.common.endpoint import Endpoint, SetAside
-from stages.common.errors import UserError, one_line
+from stages.common.errors import UserError
 
 DISCOUNT = 0.5  # of the online price
 MOST = 50_000  # requests in a batch, the API's limit
@@ -44,8 +44,7 @@ class Batches:
     async def answer(self, key: str, body: dict[str, Any], about: About) -> dict[str, Any]:
         """The server's answer to `body`. Raises SetAside when the batch came back without one."""
         self._waiting[key] = asyncio.get_running_loop().create_future()
-        if not any(key in about for _, _, about in self._submitted()):
-            self._new[key] = (body, about)
+        self._new[key] = (body, about)  # until `_watch` finds it in a batch that is submitted
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.create_task(self._watch())
         try:
@@ -71,10 +70,13 @@ class Batches:
             await self._find_lost()
             seen = -1
             while self._waiting:
+                submitted = self._submitted()  # read once a round: the list of a large batch takes a while
+                for key in self._new.keys() & {key for _, _, about in submitted for key in about}:
+                    del self._new[key]
                 quiet, seen = seen == len(self._new) and not self._online(), len(self._new)
                 if self._new and quiet:
                     await self._submit()
-                for token, batch, about in self._submitted():
+                for token, batch, about in submitted:
                     if any(key in about for key in self._waiting):
                         await self._collect(token, batch, about)
                 await asyncio.sleep(min(0.5, self._poll_s) if self._new else self._poll_s)
@@ -136,9 +138,6 @@ class Batches:
                 lost.discard(token)
                 self._cache.db.execute("UPDATE batches SET id=? WHERE token=?", (batch.id, token))
         self._cache.db.executemany("DELETE FROM batches WHERE token=?", [(token,) for token in lost])
-        known = {key for _, _, about in self._submitted() for key in about}
-        for key in known & self._new.keys():
-            del self._new[key]
 
     async def _read(self, file: str) -> str:
         return str((await self._api(lambda c: c.files.content(file))).text)
@@ -156,7 +155,7 @@ class Batches:
                 if response.get("status_code") == 200:
                     answers[row["custom_id"]] = response["body"]
                 else:
-                    told = one_line(json.dumps(row.get("error") or response.get("body")))
+                    told = self._endpoint.plain(json.dumps(row.get("error") or response.get("body")))
                     answers[row["custom_id"]] = SetAside(f"status_{response.get('status_code')}", told)
         for key, answer in answers.items():
             if isinstance(answer, dict) and key in about:
@@ -164,7 +163,7 @@ class Batches:
         self._cache.db.execute("DELETE FROM batches WHERE token=?", (token,))
         if found.status == "failed":
             first = found.errors.data[0].message if found.errors and found.errors.data else "no reason given"
-            raise UserError(f"endpoint {self._endpoint.name}: batch {batch} failed: {one_line(first)}")
+            raise UserError(f"endpoint {self._endpoint.name}: batch {batch} failed: {self._endpoint.plain(first)}")
         for key in about:
             future = self._waiting.get(key)
             if future and not future.done():

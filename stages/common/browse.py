@@ -116,9 +116,11 @@ def cases(data: Data) -> tuple[list[str], list[Record]]:
     found: dict[str, Record] = {}
     for model in models:
         said = data.read(f"conversations/{model}.jsonl", "conversations/*.jsonl")
+        rows = data.read(f"judgements/{model}.jsonl", "judgements/*.jsonl")
         judged = {
             (j["id"], j["turn"]): {k: j.get(k) for k in ("score", "raw", "reason")}
-            for j in data.read(f"judgements/{model}.jsonl", "judgements/*.jsonl")
+            for j in rows  # of several judges the first, and by the right persona
+            if j.get("persona", "right") == "right" and j.get("judge") == rows[0].get("judge")
         }
         for c in said:
             case = found.setdefault(c["id"], {k: c[k] for k in ("id", "profile", "personality", "items")} | {"models": {}})

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import fcntl
 import json
-import os
 import sqlite3
 import threading
 import time
@@ -30,11 +29,6 @@ COLUMNS = (
     "key", "reply", "stage", "role", "model", "created", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"
 )  # fmt: skip
 INSERT = "INSERT OR IGNORE INTO replies VALUES(?,?,?,?,?,?,?,?,?,?)"
-
-
-def root() -> Path:
-    """`.cache` of the repository that DVC runs for (the parent one in `--temp` and `--queue` runs)."""
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
 
 
 class Cache:

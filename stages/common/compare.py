@@ -190,15 +190,18 @@ def evaluation(a: Record, b: Record) -> str:
         for result in (a, b):
             m = result.get("models", {}).get(model, {})
             al, ci = m.get("al") or [None], m.get("al_ci") or [None]
-            gain, seen = result.get("vs_base", {}).get(model, {}), m.get("recognition", {})
+            gain, seen = result.get("vs_base", {}).get(model, {}), m.get("recognition") or {}
+            possible, fit = gain.get("share_of_gain") or {}, m.get("personalisation") or {}
             found = {
                 "cases": shown(m.get("n_cases")),
                 "AL(1)": with_interval(al[0], ci[0]),
                 f"AL({'K' if len(al) < 2 else len(al)})": with_interval(al[-1], ci[-1]),
-                "mean AL": with_interval(m.get("al_mean"), None),
-                "IR": with_interval(m.get("ir"), None),
+                "mean AL": with_interval(m.get("al_mean"), m.get("al_mean_ci")),
+                "IR": with_interval(m.get("ir"), m.get("ir_ci")),
                 "mean AL against base": with_interval(gain.get("relative_improvement"), gain.get("ci"), percent=True),
-                "MRR, last turn": with_interval((seen.get("mrr") or [None])[-1], (seen.get("mrr_ci") or [None])[-1]),
+                "share of possible gain": with_interval(possible.get("value"), possible.get("ci"), percent=True),
+                "personalisation": with_interval(fit.get("value"), fit.get("ci")),
+                "mean MRR": with_interval(seen.get("mrr_mean"), seen.get("mrr_mean_ci")),
                 "unscored": shown(m.get("unscored")),
             }
             for name, value in found.items():
@@ -211,7 +214,9 @@ def warning(a: Record, b: Record) -> str:
     """Why the scores of the two cannot be set side by side, or empty."""
     differ = [f"scale ({x} and {y})" for x, y in [(a.get("scale"), b.get("scale"))] if x != y]
     old, new = (dict(flat(r.get("protocol", {}))) for r in (a, b))
-    differ += [key for key, *_ in changed(old, new) if key.startswith(("params.roles.", "prompts_sha256", "turns"))]
+    differ += [
+        key for key, *_ in changed(old, new) if key.startswith(("params.roles.", "prompts_sha256", "turns", "judges"))
+    ]
     return f"Not measured in the same way: {', '.join(differ)} differ.\n\n" if a and b and differ else ""
 
 

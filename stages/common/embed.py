@@ -28,7 +28,7 @@ class EncoderParams:
 def _load(source: str) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(source, trust_remote_code=False)
+    return SentenceTransformer(source, trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
 
 class Encoder:

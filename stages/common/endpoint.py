@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from stages.common.errors import UserError, one_line
@@ -62,6 +63,7 @@ class Limits:
     timeout_s: float = 120.0  # of one request
     deadline_s: float = 900.0  # of one call with all its retries
     prices: dict[str, Price] = field(default_factory=dict)  # by the model's name there
+    aliases: dict[str, str] = field(default_factory=dict)  # name asked for -> the other name the server answers with
 
     def __post_init__(self) -> None:
         require(
@@ -90,6 +92,27 @@ class _Window:
         return self.spent[0][0] + 60 - now
 
 
+def key_named(name: str) -> str:
+    """The API key that environment variable `name` holds, else line `name` of .env in the repository DVC runs for.
+
+    Nothing else of .env is looked at and nothing of it goes into the environment, which subprocesses inherit and the queue
+    of experiments stores.
+    """
+    from dotenv import dotenv_values
+
+    key = os.environ.get(name, "")
+    if not key:
+        file = Path(os.environ.get("DVC_ROOT", ".")) / ".env"
+        try:
+            key = dotenv_values(file, interpolate=False).get(name) or ""
+        except (OSError, ValueError):  # not the error's text, which may quote the file
+            raise UserError(f"{file}: cannot be read as lines of NAME=value") from None
+    key = key.strip()
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise UserError(f"{name}: holds a character that no API key has")  # a client would quote it in its error
+    return key
+
+
 def _is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
     choices = answer.get("choices") if isinstance(answer, dict) else None
     return isinstance(choices, list) and bool(choices) and isinstance((choices[0] or {}).get("message"), dict)
@@ -102,9 +125,9 @@ class Endpoint:
 
     def __init__(self, name: str, limits: Limits, key: str | None = None):
         self.name, self.limits = name, limits
-        self._key = key if key is not None else os.environ.get(limits.key_env, "") if limits.key_env else "none"
+        self._key = key if key is not None else key_named(limits.key_env) if limits.key_env else "none"
         if not self._key:
-            raise UserError(f"endpoint {name}: set the environment variable {limits.key_env} to its API key")
+            raise UserError(f"endpoint {name}: set {limits.key_env} to its API key, in the environment or in .env")
         self._client: Any = None
         self._width = float(limits.concurrency)  # calls allowed at once just now
         self._busy = 0
@@ -148,6 +171,17 @@ class Endpoint:
             gc.freeze()  # what is imported by now stays: a tenth of the time per call went into looking at it again
         return self._client
 
+    async def listed(self) -> list[str]:
+        """Names of the models that the server lists; none where it has no list, or none for this key."""
+        import openai
+
+        try:
+            answer = await self.client().get("/models", cast_to=object, options={"timeout": ABSENT_S})
+        except (openai.OpenAIError, ValueError):
+            return []  # what is wrong with the server, the first call tells
+        rows = answer.get("data") if isinstance(answer, dict) else None
+        return [str(row.get("id")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
     async def post(self, body: bytes, tokens: int = 0) -> tuple[dict[str, Any], float]:
         """The server's answer to a chat completion request, and the seconds it took.
 
@@ -174,11 +208,11 @@ class Endpoint:
                 # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
                 answer = await client.post("/chat/completions", cast_to=object, content=body)
                 if not _is_completion(answer):
-                    raise SetAside("malformed", str(answer)[:2000])
+                    raise SetAside("malformed", self.plain(answer, 2000))
                 self._healthy()
                 return answer, time.monotonic() - sent
             except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
-                raise SetAside("malformed", str(e)) from None
+                raise SetAside("malformed", self.plain(e)) from None
             except openai.RateLimitError as e:
                 if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
                     raise UserError(f"endpoint {self.name}: out of quota: {self.told(e)}") from None
@@ -211,8 +245,12 @@ class Endpoint:
     def told(self, error: Exception) -> str:
         """What the server said, on one line, without the key."""
         body = getattr(error, "body", None)
-        text = body.get("message", body) if isinstance(body, dict) else error.__cause__ or error
-        return one_line(text).replace(self._key, "***") if self._key != "none" else one_line(text)
+        return self.plain((body.get("message") if isinstance(body, dict) else None) or body or error.__cause__ or error)
+
+    def plain(self, text: object, limit: int = 300) -> str:
+        """`text` on one line of at most `limit` characters, without the key (which a cut must not leave a part of)."""
+        line = one_line(text, 1_000_000)
+        return (line if self._key == "none" else line.replace(self._key, "***"))[:limit]
 
     # --- who may call when -------------------------------------------------------------------------------------------
 

@@ -1,18 +1,18 @@
 """Local models behind the OpenAI protocol, on loopback, with a key made for the run.
 
-A folder with a model.gguf is served by llama.cpp inside this process; any other Hugging Face folder by `transformers serve`.
+A folder with a model.gguf is served by llama.cpp inside this process; any other Hugging Face folder by `transformers serve`
+in a process of its own, which this module is run as.
 """
 
 import json
 import os
 import re
 import secrets
-import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from stages.common.errors import UserError, one_line
 
 GGUF = "model.gguf"
+_KEY = "LOCAL_SERVER_KEY"  # in the environment of a server process; arguments can be read by every user of the machine
 
 
 @dataclass
@@ -28,8 +29,8 @@ class Engine:
 
     url: str
     model: str
-    key: str
-    handle: Any
+    key: str = field(repr=False)
+    handle: Any = field(repr=False)
 
     def stop(self) -> None:
         """Stop the server (the embedded one ends with its last reference)."""
@@ -39,15 +40,20 @@ class Engine:
         self.handle = None
 
 
+def _weights(folder: Path) -> list[Path]:
+    """The files that are served: the GGUF, else safetensors. Pickled weights count as none."""
+    files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
+    return files
+
+
 def identity(folder: Path) -> str:
     """SHA-256 of the weights that answer: part of a reply's cache key in place of the folder's name."""
     import hashlib
 
-    files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
     total = hashlib.sha256()
-    for file in files:
+    for file in _weights(folder):
         with file.open("rb") as f:
             total.update(hashlib.file_digest(f, "sha256").digest())
     return total.hexdigest()
@@ -79,9 +85,8 @@ def start(folder: Path, *, slots: int, context: int, threads: int) -> Engine:
         context: tokens each of them may hold.
         threads: CPU threads, 0 for all cores.
     """
-    if (folder / GGUF).exists():
-        return _llama(folder / GGUF, slots, context, threads or os.cpu_count() or 1)
-    return _transformers(folder)
+    first = _weights(folder)[0]
+    return _llama(first, slots, context, threads or os.cpu_count() or 1) if first.name == GGUF else _transformers(folder)
 
 
 def _llama(path: Path, slots: int, context: int, threads: int) -> Engine:
@@ -101,23 +106,45 @@ def _llama(path: Path, slots: int, context: int, threads: int) -> Engine:
 
 
 def _transformers(folder: Path) -> Engine:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--host", "127.0.0.1"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--force-model", str(folder)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
-        if process.poll() is not None:
-            raise UserError(f"{folder}: `transformers serve` ended with code {process.returncode}; is it installed?")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=1):
-                return Engine(f"{url}/v1", str(folder), "none", process)
-        except OSError:
+    key = secrets.token_hex(16)
+    command = [sys.executable, "-m", "stages.common.engine", str(folder.resolve())]
+    here = Path(__file__).parents[2]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=here, env={**os.environ, _KEY: key}, stdout=subprocess.DEVNULL, stderr=log)
+        for _ in range(600):
+            told = os.pread(log.fileno(), 1_000_000, 0).decode(errors="replace")
+            if found := re.search(r"running on (http://127\.0\.0\.1:\d+)", told):
+                return Engine(f"{found[1]}/v1", str(folder.resolve()), key, process)
+            if process.poll() is not None:
+                last = (told.strip() or "it says nothing").splitlines()[-1]
+                raise UserError(f"{folder}: `transformers serve` ended with code {process.returncode}: {one_line(last)}")
             time.sleep(0.2)
     process.kill()
     raise UserError(f"{folder}: `transformers serve` did not answer within two minutes")
+
+
+def _serve(folder: str, key: str) -> None:
+    """`transformers serve` on a free port of 127.0.0.1. It knows no keys itself, so its application is put behind one."""
+    from fastapi.responses import JSONResponse
+    from transformers.cli.serve import Serve
+    from transformers.cli.serving import server
+
+    build = server.build_server
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        app = build(*args, **kwargs)
+
+        @app.middleware("http")  # type: ignore[untyped-decorator, unused-ignore]
+        async def only_with_the_key(request: Any, answer: Any) -> Any:
+            if secrets.compare_digest(request.headers.get("authorization", "").encode(), f"Bearer {key}".encode()):
+                return await answer(request)
+            return JSONResponse({"error": {"message": "not the key of this run"}}, 401)
+
+        return app
+
+    server.build_server = guarded
+    Serve(force_model=folder, host="127.0.0.1", port=0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1], os.environ.pop(_KEY))

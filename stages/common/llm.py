@@ -5,8 +5,10 @@ exactly that (cache.py). Where a model is served, how many calls run at once or 
 """
 
 import asyncio
+import difflib
 import hashlib
 import json
+import re
 import signal
 import threading
 from collections import Counter
@@ -17,13 +19,13 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from stages.common import batch, engine
-from stages.common.cache import Cache, root
+from stages.common.cache import Cache
 from stages.common.endpoint import Endpoint, Limits, Price, SetAside
 from stages.common.errors import UserError
-from stages.common.params import require
+from stages.common.params import require, unknown_endpoint
 from stages.common.progress import Progress
 from stages.common.prompts import Message
-from stages.common.records import seed_of, write_jsonl
+from stages.common.records import root, seed_of, write_jsonl
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -61,6 +63,12 @@ class Llm:
     def __post_init__(self) -> None:
         require((self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"))
 
+    def limits(self, name: str) -> Limits:
+        """Endpoint `name`. Raises UserError where there is none."""
+        if name not in self.endpoints:
+            raise UserError(f"params.yaml: {unknown_endpoint(name, list(self.endpoints))}")
+        return self.endpoints[name]
+
 
 @dataclass(frozen=True)
 class Role:
@@ -77,6 +85,7 @@ class Role:
     tokens: int
     stop: tuple[str, ...] = ()
     accept: tuple[str, ...] = ("ok",)  # outcomes taken as they are; others are drawn again
+    logprobs: int = 0  # alternatives told with each token of the reply; 0: not asked for
 
 
 def role(roles: Any, name: str, **changes: Any) -> Role:
@@ -121,7 +130,7 @@ def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, sec
     cost = None
     if price and prompt is not None and completion is not None:
         cost = price.usd(prompt, cached or 0, completion)
-    return {
+    kept = {
         "text": choice["message"].get("content") or "",
         "refusal": choice["message"].get("refusal"),
         "finish": choice.get("finish_reason"),
@@ -129,6 +138,18 @@ def stored_form(answer: dict[str, Any], price: Price | None, *, local: bool, sec
         "seconds": round(seconds, 3),
         "served_model": None if local else answer.get("model"),
     }
+    if told := (choice.get("logprobs") or {}).get("content"):  # each token of the reply with what else was likely there
+        kept["logprobs"] = [[t["token"], [[o["token"], o["logprob"]] for o in t.get("top_logprobs") or []]] for t in told]
+    return kept
+
+
+_SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{4})")  # gpt-4o-2024-08-06, claude-3-5-sonnet-20241022, gpt-4-0613
+
+
+def same_model(asked: str, told: str) -> bool:
+    """Whether a server that says it is `told` is the model `asked`: the same name, or a dated snapshot of it."""
+    asked, told = asked.lower().removesuffix("-latest"), told.lower().removesuffix("-latest")
+    return told == asked or (told.startswith(asked) and _SNAPSHOT.fullmatch(told[len(asked) :]) is not None)
 
 
 class Client:
@@ -148,7 +169,9 @@ class Client:
         self._identities: dict[str, str] = {}
         self._engines: list[engine.Engine] = []
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
+        self._listed: dict[str, list[str]] = {}  # names of the models of each server, none where it does not tell
         self.outcomes: dict[str, Counter[str]] = {}
+        self.served: dict[str, Counter[str]] = {}  # what the servers say they are, by role
         self.usage: dict[str, list[tuple[float | None, ...]]] = {}  # COUNTS of each reply, by role
         self.calls = self.hits = self.made = self._under_way = self._batched = 0
         self._batches: dict[str, batch.Batches] = {}
@@ -196,7 +219,11 @@ class Client:
         if name not in self._endpoints:
             self._endpoints[name] = asyncio.create_task(self._open(name))
         found, served = await asyncio.shield(self._endpoints[name])
-        return found, served or model.split(":", 1)[1]
+        if model in self._folders:
+            return found, served
+        if self._listed[name]:
+            self._check_served(model, self._listed[name])
+        return found, model.split(":", 1)[1]
 
     async def _open(self, name: str) -> tuple[Endpoint, str]:
         if folder := self._folders.get(name):
@@ -204,10 +231,9 @@ class Client:
             local = await asyncio.to_thread(engine.start, folder, slots=e.slots, context=e.context, threads=e.threads)
             self._engines.append(local)
             return Endpoint(name, Limits(base_url=local.url, concurrency=e.concurrency), local.key), local.model
-        limits = self.settings.endpoints.get(name)
-        if limits is None:
-            raise UserError(f"endpoint {name!r}: not among llm.endpoints in params.yaml")
-        return Endpoint(name, limits), ""
+        endpoint = Endpoint(name, self.settings.limits(name))
+        self._listed[name] = await endpoint.listed()  # some servers answer to any name, and give it back
+        return endpoint, ""
 
     async def ask(
         self,
@@ -257,6 +283,8 @@ class Client:
         }
         if role.stop:
             body["stop"] = list(role.stop)
+        if role.logprobs:
+            body["logprobs"], body["top_logprobs"] = True, role.logprobs
         if schema is not None:
             body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
         return keyed(self.model_identity(role.model), body)
@@ -274,10 +302,32 @@ class Client:
             self._running.add(task)
             task.add_done_callback(self._ended)
             reply, hit = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
+        self.served.setdefault(role.name, Counter())[self._served(role.model, reply.get("served_model"))] += 1
         self.calls += 1
         self.hits += hit
         self.usage.setdefault(role.name, []).append(tuple(reply.get(name) for name in COUNTS))
         return reply
+
+    def _served(self, model: str, told: str | None) -> str:
+        """Name of the model that a reply is from: the server's word, or the weights' digest for a local one."""
+        if model in self._folders:
+            return self.model_identity(model)[: len("sha256:") + 12]
+        if not told:
+            return "not told"
+        self._check_served(model, [told])
+        return told
+
+    def _check_served(self, model: str, told: list[str]) -> None:
+        """Raise UserError unless one of the names a server tells is the model asked for. Replies stay stored and unused."""
+        endpoint, asked = model.split(":", 1)
+        limits = self.settings.endpoints.get(endpoint, Limits())  # stored replies do not need theirs any more
+        names = (asked, limits.aliases.get(asked, asked))
+        if not any(same_model(name, t) for name in names for t in told):
+            nearest = difflib.get_close_matches(asked, told, n=3, cutoff=0)
+            raise UserError(
+                f"endpoint {endpoint}: serves {', '.join(nearest)}, not {asked}; name the model you want in roles, "
+                f"or, if that is it, set llm.endpoints.{endpoint}.aliases to {{{asked}: {nearest[0]}}}"
+            )
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
@@ -329,7 +379,7 @@ class Client:
             await self.cache.put(key, stored_form(answer, price, local=False, seconds=0.0), **about)
 
         if endpoint.name not in self._batches:
-            online = lambda: self._under_way - self._batched  # noqa: E731
+            online = lambda: len(self._running) - self._batched  # until their replies are stored  # noqa: E731
             poll = self.settings.batch_poll_s
             self._batches[endpoint.name] = batch.Batches(endpoint, self.cache, store, online, poll)
         return self._batches[endpoint.name]
@@ -370,7 +420,10 @@ class Client:
         The same whether the replies were paid for now or before. A sum is None where one of its parts is unknown.
         """
         everything = [row for rows in self.usage.values() for row in rows]
-        roles = {name: {**totals(rows), "outcomes": dict(self.outcomes[name])} for name, rows in self.usage.items()}
+        roles = {
+            name: {**totals(rows), "outcomes": dict(self.outcomes[name]), "served": listed(self.served[name])}
+            for name, rows in self.usage.items()
+        }
         return {"all": totals(everything), **roles}
 
     def finish(self, path: Path, items: int, max_failed_share: float) -> None:
@@ -382,6 +435,11 @@ class Client:
                 f"{len(self.set_aside)} of {items} items were set aside, more than the allowed share of "
                 f"{max_failed_share}; see {path}; the first: {first['item']}: {first['reason']}: {first['raw'][:120]}"
             )
+
+
+def listed(names: Counter[str]) -> str:
+    """The one name, or all of them with their numbers."""
+    return ", ".join(sorted(names) if len(names) == 1 else (f"{name} ({n})" for name, n in sorted(names.items())))
 
 
 def totals(rows: list[tuple[float | None, ...]]) -> dict[str, float | None]:

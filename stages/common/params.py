@@ -10,7 +10,7 @@ from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
-from stages.common.errors import UserError, one_line
+from stages.common.errors import UserError, one_line, run
 
 T = TypeVar("T")
 UNTRACKED = "llm"  # never changes an answer, so no stage declares it and changing it re-runs nothing
@@ -49,6 +49,23 @@ def _near(name: str, known: list[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def unknown_endpoint(name: str, known: list[str]) -> str:
+    """What to say of an endpoint that section llm does not name."""
+    return f"endpoint {name!r}: not among llm.endpoints{_near(name, known)}"
+
+
+def unbound(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of the roles bound to an endpoint that section llm does not name."""
+    llm, roles = params.get(UNTRACKED), params.get("roles")
+    if not isinstance(llm, dict) or not isinstance(roles, dict):
+        return  # which is named elsewhere
+    known = list(llm.get("endpoints") or [])
+    for key, model in roles.items():
+        endpoint, colon, _ = str(model).partition(":")
+        if key.endswith("_model") and colon and endpoint not in known:
+            yield f"roles.{key}: {unknown_endpoint(endpoint, known)}"
+
+
 def _section(name: str, schema: type[T], values: Any, faults: list[str]) -> T | None:
     """One section as an instance of its dataclass; what is wrong with it is added to `faults`."""
     from omegaconf import OmegaConf
@@ -70,8 +87,11 @@ def _section(name: str, schema: type[T], values: Any, faults: list[str]) -> T | 
         elif is_dataclass(hints[key]):
             made[key] = _section(f"{name}.{key}", cast(type[Any], hints[key]), values[key], faults)
         elif get_origin(hints[key]) is dict and is_dataclass(inner := get_args(hints[key])[1]):
-            named = (values[key] or {}).items()
-            made[key] = {k: _section(f"{name}.{key}.{k}", cast(type[Any], inner), v, faults) for k, v in named}
+            named = values[key] or {}
+            if not isinstance(named, dict):
+                faults.append(f"{name}.{key}: expected a section, found {named!r}")
+                continue
+            made[key] = {k: _section(f"{name}.{key}.{k}", cast(type[Any], inner), v, faults) for k, v in named.items()}
         else:
             try:
                 config[key] = values[key]
@@ -147,7 +167,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
     pipeline, params = load_yaml("dvc.yaml"), load_yaml("params.yaml") if values is None else values
     faults: list[str] = []
     stages = declared(pipeline)
-    known = sorted({k for keys in stages.values() for k in keys})
+    arms = {name: str(s["foreach"])[2:-1] for name, s in pipeline["stages"].items() if isinstance(s.get("foreach"), str)}
+    known = sorted({k for keys in stages.values() for k in keys} | set(arms.values()))
     sections = {k.split(".")[0] for k in known}
     for leaf in leaves(params):
         section = leaf.split(".")[0]
@@ -160,18 +181,20 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
         module = importlib.import_module(f"stages.{stage}")
         if hasattr(module, "Params"):
             _read(stage, module.Params, params, keys, found)
+        if stage in arms and hasattr(module, "Arm"):  # dvc.yaml makes a stage of each line of the section
+            for name, arm in (params.get(arms[stage]) or {}).items():
+                _section(f"{arms[stage]}.{name}", module.Arm, arm, found)
         faults.extend(f for f in found if f not in faults)
-    return faults
+    return [*faults, *unbound(params)]
+
+
+def main() -> None:
+    if not Path("params.yaml").exists():
+        raise UserError("params.yaml: no such file; run from the root of the repository")
+    faults = check()
+    if faults:
+        raise UserError("params.yaml: " + "; ".join(faults))
 
 
 if __name__ == "__main__":
-    from stages.common.errors import run
-
-    def main() -> None:
-        if not Path("params.yaml").exists():
-            raise UserError("params.yaml: no such file; run from the root of the repository")
-        faults = check()
-        if faults:
-            raise UserError("params.yaml: " + "; ".join(faults))
-
     run(main)

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stages import converse, filter_personas, judge, roleplay, seed_personas
+from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
 from stages.common import params, preset, prompts
 from stages.common.batch import DISCOUNT
-from stages.common.errors import UserError, parser, run
+from stages.common.errors import parser, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
 from stages.common.personas import Persona, from_record
 from stages.common.progress import span
@@ -102,7 +102,20 @@ class Planner(Client):
         self._seen.add(key)
         # a verdict and a score can be read from it, no two are alike, and it is as long as such replies are
         words = int(self.means.completion.get(role.name) or USED * role.tokens)
-        return stored or {"text": f"1 x{key[:12]}" + " word" * (words - 2), "finish": "stop"}
+        stand_in: dict[str, Any] = {"text": f"1 x{key[:12]}" + " word" * (words - 2), "finish": "stop"}
+        if self._tells(role):
+            stand_in["logprobs"] = [["1", [["1", 0.0]]]]
+        return stored or stand_in
+
+    def _tells(self, role: Role) -> bool:
+        """Whether the server tells the log-probabilities that `role` asks for: as its last reply to it did, else yes."""
+        if not role.logprobs:
+            return False
+        last = self.cache.db.execute(
+            "SELECT json_type(reply, '$.logprobs') FROM replies WHERE role=? AND model=? ORDER BY created DESC LIMIT 1",
+            (role.name, self.model_identity(role.model)),
+        ).fetchone()
+        return last is None or last[0] is not None
 
     def _add(self, need: Need, role: Role, prompt: float) -> None:
         completion = self.means.completion.get(role.name) or USED * role.tokens
@@ -114,9 +127,7 @@ class Planner(Client):
             width = self.settings.embedded.concurrency
         else:
             endpoint, served = role.model.split(":", 1)
-            limits = self.settings.endpoints.get(endpoint)
-            if limits is None:
-                raise UserError(f"endpoint {endpoint!r}: not among llm.endpoints in params.yaml")
+            limits = self.settings.limits(endpoint)
             price, width = limits.prices.get(served), limits.concurrency
             usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
         need.usd = None if usd is None or need.usd is None else need.usd + usd
@@ -234,14 +245,28 @@ async def plan_roleplay(line: Pipeline, seen: set[str]) -> dict[str, Need]:
 async def plan_converse(line: Pipeline, name: str, seen: set[str]) -> tuple[dict[str, Need], list[Record]]:
     """converse with one model, walked through, and what it gives the judge."""
     p = params.load("converse", converse.Params)
-    texts = line.prompts(name, "user", "system")
+    texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
     f = params.load("filter_personas", filter_personas.Params).filter_personas
-    folders = {EMBEDDED: line.made(name, "base"), converse.UNDER_TEST: line.made(name, "model")}
-    tested = converse.under_test(p.converse, line.path(name, "model") == line.path(name, "base"))
+    model, folder = converse.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
+    if arm["model"] == converse.LOCAL:
+        folder = line.made(name, "weights")
+    folders = {EMBEDDED: line.made(name, "base"), converse.UNDER_TEST: folder}
     async with Planner(name, p.llm, folders, p.converse.resamples, seen) as client:
+        tested = converse.Tested(p, client, model, texts["system"], arm["strategy"], arm["memory"])
         people = line.personas(name, f.eval_profiles * f.eval_personalities)
-        talks = [converse.conversation(p, client, tested, x, texts["user"], texts["system"]) for x in people]
+        talks = [converse.conversation(p, client, tested, x, texts["user"]) for x in people]
         return client.needs, [await talk for talk in talks]
+
+
+async def plan_calibrate(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+    """calibrate, walked through."""
+    name = "calibrate"
+    p = params.load(name, calibrate.Params)
+    prompt = line.prompts(name, "judge")["judge"]
+    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, p.judge.resamples, seen) as client:
+        for job in calibrate.asked(client, p, prompt, calibrate.read(line.path(name, "items"))):
+            await job()
+    return client.needs
 
 
 async def plan_judge(line: Pipeline, name: str, cases: list[Record], seen: set[str]) -> dict[str, Need]:
@@ -249,8 +274,8 @@ async def plan_judge(line: Pipeline, name: str, cases: list[Record], seen: set[s
     p = params.load("judge", judge.Params)
     prompt = line.prompts(name, "judge")["judge"]
     async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, p.judge.resamples, seen) as client:
-        for case in cases:
-            await judge.scores(client, judge.judging(p), prompt, p.judge.seed, case)
+        for job in judge.judgings(client, p, prompt, cases):
+            await job()
     return client.needs
 
 
@@ -262,6 +287,8 @@ async def plan(line: Pipeline) -> dict[str, dict[str, Need]]:
         needs["filter_personas"] = await plan_personas(line, seen)
     if line.stale("roleplay"):
         needs["roleplay"] = await plan_roleplay(line, seen)
+    if line.stale("calibrate"):
+        needs["calibrate"] = await plan_calibrate(line, seen)
     talks: dict[str, list[Record]] = {}
     for name in line.named("converse"):
         if line.stale(name):

@@ -1,11 +1,13 @@
 """A witness without a judge: can the user be told from what the model said?
 
-The replies of a conversation are embedded; the rank of the right persona among all eval personas, by cosine with their mean
-up to turn k, says how much of this user is in them. The same of the user's own turns is what could be known by then. It is
-used to measure only, never to label, filter or choose data, so it stays independent of what was trained for.
+Words of a conversation are embedded; the rank of the right persona among all eval personas, by cosine, says how much of this
+user is in them. AL(k) scores reply k, so reply k alone is what is looked at first. A model that only says the user's message
+again gets as far as the message alone, so that stands beside it; the user's turns so far are what could be known by then.
+
+It is used to measure only, never to label, filter or choose data, so it stays independent of what was trained for.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from stages.common.embed import nearest_rank, so_far
@@ -15,25 +17,48 @@ if TYPE_CHECKING:
     from stages.common.embed import Vectors
     from stages.common.metrics import Array
 
+# what is looked at after turn k: whose words, and whether all of them so far
+LOOKS = {"reply": ("reply", False), "message": ("user", False), "replies": ("reply", True), "messages": ("user", True)}
 
-def reciprocal_ranks(cases: list[Record], speaker: str, turns: int, encode: Callable[[list[str]], "Vectors"]) -> "Array":
-    """1 / rank of the right persona after each turn, [cases, turns]; NaN where a conversation ended before.
+
+def reciprocal_ranks(
+    conversations: Mapping[str, Record],
+    personas: Mapping[str, str],
+    ids: Sequence[str],
+    turns: int,
+    look: str,
+    encode: Callable[[list[str]], "Vectors"],
+) -> "Array":
+    """1 / rank of the right persona at each turn, [len(ids), turns]; NaN where a turn was not had.
 
     Args:
-        cases: conversations, each with its persona's texts.
-        speaker: `reply` or `user`: whose words are looked at.
+        conversations: of one model, by case.
+        personas: text of every eval persona, by case: among them the right one is looked for, whatever the model's cases.
+        ids: the rows.
+        look: one of LOOKS.
     """
     import numpy as np
 
-    pool = encode([f"{c['profile']} {c['personality']}" for c in cases])
-    said = [[str(t[speaker]) for t in case["turns"]][:turns] for case in cases]
-    encode([text for texts in said for text in texts])  # in one go; below it is looked up
-    where = [(number, turn) for number, texts in enumerate(said) for turn in range(len(texts))]
-    found = np.full((len(cases), turns), np.nan)
-    if not where:
-        return found
-    queries = np.concatenate([so_far(encode(texts)) for texts in said if texts])
-    ranks = nearest_rank(queries, pool, [n for n, _ in where])
-    for (number, turn), rank in zip(where, ranks, strict=True):
-        found[number, turn] = 1 / rank
+    speaker, all_so_far = LOOKS[look]
+    place = {case: n for n, case in enumerate(personas)}
+    pool = encode(list(personas.values()))
+    said = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
+    encode([text for texts in said.values() for text in texts])  # in one go; below it is looked up
+    queries, where = [], []
+    for row, case in enumerate(ids):
+        vectors = encode(said.get(case, []))
+        looked_at = so_far(vectors) if all_so_far else vectors
+        for t, vector in zip(conversations[case]["turns"] if case in said else [], looked_at, strict=True):
+            if t["turn"] <= turns:
+                queries.append(vector)
+                where.append((row, t["turn"] - 1, place[case]))
+    found = np.full((len(ids), turns), np.nan)
+    ranks = nearest_rank(np.stack(queries), pool, [right for _, _, right in where]) if queries else []
+    for (row, turn, _), rank in zip(where, ranks, strict=True):
+        found[row, turn] = 1 / rank
     return found
+
+
+def chance(personas: int) -> float:
+    """Mean reciprocal rank of a guess among so many."""
+    return sum(1 / rank for rank in range(1, personas + 1)) / personas

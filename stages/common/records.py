@@ -23,6 +23,11 @@ def seed_of(*parts: object) -> int:
     return int(digest(*parts)[:8], 16) & 0x7FFFFFFF
 
 
+def root() -> Path:
+    """`.cache` of the repository that DVC runs for (the parent one in `--temp` and `--queue` runs)."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
     """Open `path` for writing; the old content stays until the new one is complete and on disk."""

@@ -12,8 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.common.cache import COLUMNS, INSERT, Cache, root
+from stages.common.cache import COLUMNS, INSERT, Cache
 from stages.common.errors import UserError, run
+from stages.common.records import root
 
 
 def size(db: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -1,0 +1,195 @@
+"""Training on conversation trees beside plain TRL: seconds an epoch, peak memory, held-out loss, on the same conversations.
+
+Three forms of the same rows, each in a process of its own: TRL as a user would write it; ours with a row per turn
+(train.rows: separate); ours with shared prefixes (shared). Same model, adapter, optimiser, learning rate and rows a step.
+
+Run: python -m benchmarks.train (needs models/base; --turns, --trees, --stages to change the size)
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.common import params
+from stages.common.records import Record, digest, read_jsonl, write_jsonl
+
+FORMS = ("plain TRL", "separate", "shared")
+HELD_OUT = 2
+
+
+def conversations(trees: int, turns: int, system: str) -> list[Record]:
+    """Pairs at every turn, in the way of the pipeline's trees: one of the two replies goes on. Texts are of the seeds."""
+    told = [r["text"].split(". ") for r in read_jsonl(Path("data/seeds/profiles.jsonl"))]
+    rows = []
+    for n in range(trees):
+        chat = [{"role": "system", "content": system}]
+        for turn in range(turns):
+            fact, other = (told[(n + k) % len(told)][turn % 6].strip(".") for k in (0, 7))
+            chat = [*chat, {"role": "user", "content": f"{fact}. What would you do in my place this week?"}]
+            texts = (
+                f"As you say, {fact[0].lower()}{fact[1:]}, so begin with that and ask a friend to help you on Sunday.",
+                f"Many people say: {other[0].lower()}{other[1:]}. Write a list and do one thing of it every day.",
+            )
+            chosen, rejected = ([{"role": "assistant", "content": t}] for t in texts)
+            rows.append({"prompt": chat, "chosen": chosen, "rejected": rejected, "completion": chosen})
+            chat = chat + (chosen if int(digest(n, turn), 16) % 2 else rejected)
+    return rows
+
+
+def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) -> tuple[Any, Any]:
+    """TRL as in its documentation, with the same adapter and the same rows a step."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    from stages.common import training
+
+    kind, settings = (SFTTrainer, SFTConfig) if stage == "sft" else (DPOTrainer, DPOConfig)
+    keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
+    model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
+    lora: LoraConfig = training.adapter(shared_settings(), model)
+    trainer = kind(
+        model,
+        args=settings(
+            output_dir=folder, num_train_epochs=1, learning_rate=a.rate, per_device_train_batch_size=2,
+            gradient_accumulation_steps=a.turns // 2, max_length=4096, bf16=False, report_to="none", disable_tqdm=True,
+            lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
+        ),
+        train_dataset=Dataset.from_list([{k: r[k] for k in keys} for r in rows]),
+        processing_class=AutoTokenizer.from_pretrained("models/base"),
+        peft_config=lora,
+    )  # fmt: skip
+    start = time.monotonic()
+    trainer.train()
+    return trainer.model, time.monotonic() - start
+
+
+def shared_settings(**changes: Any) -> Any:
+    """Section `train` as in params.yaml, but for `changes`."""
+    from dataclasses import replace
+
+    from stages import sft
+
+    return replace(params.load("sft", sft.Params).train, max_length=4096, **changes)
+
+
+def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folder: str) -> tuple[Any, Any]:
+    """The stages' own code, with a tree of `a.turns` rows a step."""
+    from dataclasses import replace
+
+    from datasets import Dataset
+    from trl import DPOTrainer, SFTTrainer
+
+    from stages import dpo, sft
+    from stages.common import training
+    from stages.common.rows import read, supervised
+
+    module, kind = (sft, SFTTrainer) if stage == "sft" else (dpo, DPOTrainer)
+    p = params.load(stage, module.Params)
+    size = a.turns if form == "shared" else 2
+    section = replace(
+        getattr(p, stage), epochs=1, learning_rate=a.rate, batch_size=size, accumulation=a.turns // size, warmup_share=0
+    )
+    p = replace(p, train=shared_settings(rows=form), **{stage: section})
+    model, tokenizer = training.load(Path("models/base"), p.train)
+    file = Path(folder) / "rows.jsonl"
+    write_jsonl(file, rows)
+    keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
+    tokens, _ = read(file, keys, tokenizer, 4096, "drop")
+    start = time.monotonic()
+    if stage == "dpo":
+        for side, values in zip(dpo.SIDES, dpo.both_sides(model, tokens, p, tokenizer.pad_token_id), strict=True):
+            for row, value in zip(tokens, values, strict=True):
+                row[f"ref_{side}_logps"] = float(value.sum())
+    trainer = training.exact(kind, tokens, size, 1, shared=form == "shared")(
+        model,
+        args=module.config(p, len(tokens), Path(folder) / "ckpt"),
+        train_dataset=Dataset.from_list(supervised(tokens, "completion") if stage == "sft" else tokens),
+        data_collator=training.collator(p.train, tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        peft_config=training.adapter(p.train, model),
+    )
+    trainer.train()
+    return trainer.model, time.monotonic() - start
+
+
+def child(form: str, stage: str, a: argparse.Namespace) -> None:
+    """Train one form and print its figures."""
+    import math
+
+    from transformers import set_seed
+
+    from stages import dpo
+    from stages.common import training
+    from stages.common.rows import read, supervised
+
+    set_seed(1)
+    rows = conversations(a.trees + HELD_OUT, a.turns, "You are a helpful assistant. Answer in one or two short sentences.")
+    train, held = rows[: a.trees * a.turns], rows[a.trees * a.turns :]
+    with tempfile.TemporaryDirectory() as folder:
+        model, seconds = plain(stage, train, a, folder) if form == FORMS[0] else ours(form, stage, train, a, folder)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        file = Path(folder) / "held.jsonl"
+        write_jsonl(file, held)
+        settings = shared_settings(rows="shared")
+        reference, tokenizer = training.load(Path("models/base"), settings)
+        pad = tokenizer.pad_token_id
+        p = params.load("dpo", dpo.Params)
+        p.train = settings
+        tokens, _ = read(file, ("prompt", "chosen", "rejected"), tokenizer, 4096, "drop")
+        after = model.merge_and_unload()
+        if form != "shared":  # its body must take the batches of Collator
+            reference.load_state_dict(after.state_dict())
+            after, reference = reference, training.load(Path("models/base"), settings)[0]
+        if stage == "sft":
+            values = training.log_probs(after, supervised(tokens, "chosen"), settings, pad)
+            loss = -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
+        else:
+            sums = [[float(v.sum()) for v in side] for m in (after, reference) for side in dpo.both_sides(m, tokens, p, pad)]
+            gains = [(a - b) - (c - d) for a, b, c, d in zip(*sums, strict=True)]
+            loss = sum(math.log1p(math.exp(-p.dpo.beta * g)) for g in gains) / len(gains)
+    print(json.dumps({"seconds": seconds, "peak_mb": peak, "loss": loss}))
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--trees", type=int, default=8)
+    p.add_argument("--turns", type=int, default=10)
+    p.add_argument("--rate", type=float, default=3e-4)
+    p.add_argument("--stages", nargs="+", default=["sft", "dpo"])
+    p.add_argument("--child", nargs=2, metavar=("FORM", "STAGE"), help=argparse.SUPPRESS)
+    a = p.parse_args()
+    if a.child:
+        child(*a.child, a)
+        return
+    print(f"{a.trees} trees of {a.turns} turns, one epoch, {a.turns} rows a step; held out: {HELD_OUT} trees")
+    print(f"{'stage':6}{'form':12}{'s/epoch':>9}{'of plain':>10}{'peak MB':>9}{'held-out loss':>15}{'of plain':>10}")
+    for stage in a.stages:
+        first: Record = {}
+        for form in FORMS:
+            done = subprocess.run(
+                [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--child", form, stage],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            if done.returncode:
+                sys.exit(done.stderr)
+            found = json.loads(done.stdout.splitlines()[-1])
+            first = first or found
+            faster = first["seconds"] / found["seconds"]
+            print(
+                f"{stage:6}{form:12}{found['seconds']:9.1f}{faster:9.2f}x{found['peak_mb']:9.0f}"
+                f"{found['loss']:15.4f}{100 * (found['loss'] / first['loss'] - 1):+9.2f}%",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Tiny models and tokenizers made on the spot: the chat templates of the families that people train, without a download."""
+
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+CHATML = (
+    "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n"
+    "{% endif %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA3 = (
+    "{% for m in messages %}{{ (bos_token if loop.first else '') + '<|start_header_id|>' + m['role'] "
+    "+ '<|end_header_id|>\n\n' + m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] + '\n\n' %}{% set chat = messages[1:] %}"
+    "{% else %}{% set system = '' %}{% set chat = messages %}{% endif %}{{ bos_token }}{% for m in chat %}"
+    "{% if m['role'] == 'user' %}{{ '[INST] ' + (system if loop.first else '') + m['content'] + '[/INST]' }}"
+    "{% else %}{{ ' ' + m['content'] + eos_token }}{% endif %}{% endfor %}"
+)
+OLMO = (
+    "{{ eos_token }}{% for m in messages %}{% if m['role'] == 'assistant' %}<|assistant|>\n{{ m['content'] + eos_token }}"
+    "{% if not loop.last %}{{ '\n' }}{% endif %}{% else %}<|{{ m['role'] }}|>\n{{ m['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+FAMILIES = {  # template, begin of text, end of a turn, other control tokens, words split as sentencepiece does
+    "qwen2": (CHATML, None, "<|im_end|>", ["<|im_start|>"], False),
+    "llama3": (LLAMA3, "<|begin_of_text|>", "<|eot_id|>", ["<|start_header_id|>", "<|end_header_id|>"], False),
+    "mistral": (MISTRAL, "<s>", "</s>", ["[INST]", "[/INST]"], True),
+    "olmo": (OLMO, None, "<|endoftext|>", [], False),
+}
+
+
+def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
+    """One token a byte (or, for mistral, a letter, with spaces written as sentencepiece writes them)."""
+    template, bos, eos, others, spaced = FAMILIES[family]
+    special = [t for t in (bos, eos, *others) if t]
+    if spaced:
+        letters = ["▁", "▁▁", *(f"<0x{b:02X}>" for b in range(256)), *map(chr, range(33, 127)), "▁T", "▁B"]
+        vocab = {t: i for i, t in enumerate(dict.fromkeys(letters))}
+        t = Tokenizer(models.BPE(vocab=vocab, merges=[("▁", "▁"), ("▁", "T"), ("▁", "B")], byte_fallback=True))
+        t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        t.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    else:
+        vocab = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        t = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+        t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        t.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=t, bos_token=bos, eos_token=eos, pad_token=eos, additional_special_tokens=special,
+        clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+    made.chat_template = template
+    return made
+
+
+def model(words: PreTrainedTokenizerFast, layers: int = 2) -> LlamaForCausalLM:
+    """A random Llama."""
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
+    set_seed(1)
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, tie_word_embeddings=True, **sizes, **ends)
+    )
+
+
+def save(folder: Path, family: str = "qwen2") -> Path:
+    """A folder with a random Llama and a tokenizer."""
+    words = tokenizer(family)
+    model(words).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    """A chat message."""
+    return {"role": role, "content": content}
+
+
+def conversations(number: int, turns: int, system: str = "Be brief.") -> list[dict]:
+    """Pairs at every turn of `number` conversations: prompt, chosen, rejected (and completion, the chosen one)."""
+    rows = []
+    for n in range(number):
+        chat = [message("system", system)]
+        for turn in range(turns):
+            chat = [*chat, message("user", f"{n}: I have {turn + n} cats, what now?")]
+            chosen, rejected = f"Feed all {turn + n} of them, {n}.", f"Buy milk {'and bread ' * (turn % 3)}at {n}."
+            said = {k: [message("assistant", v)] for k, v in (("chosen", chosen), ("rejected", rejected))}
+            rows.append({"prompt": chat, **said, "completion": said["chosen"]})
+            chat = chat + said["rejected" if turn % 2 else "chosen"]
+    return rows
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    """Tiny models are faster on one thread, and the same in every process."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield
+    torch.set_num_threads(before)
