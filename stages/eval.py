@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SCALE = "1-5"  # prompts/judge.txt asks for it
 BASE, ORACLE = "base", "oracle"
+NO_MEMORY = "_no_memory"  # NAME_no_memory is the model NAME that sees the last message only
 VERSIONS = ("numpy", "sentence-transformers", "torch", "transformers", "trl", "xllamacpp")
 
 
@@ -336,6 +337,25 @@ def in_short(values: "Array", draw: Draws) -> dict[str, Any]:
     return {key: whole[key] for key in ("mrr", "mrr_mean", "mrr_mean_ci", "top1", "top1_mean", "top1_mean_ci")}
 
 
+def level(values: "Array", draw: Draws) -> dict[str, Any]:
+    """Mean reciprocal rank over the turns given, with its interval."""
+    from stages.common import metrics
+
+    mrr, ci = draw(metrics.level, values)
+    return {"mrr": mrr, "ci": ci}
+
+
+def gained(mine: Mapping[str, "Array"], other: Mapping[str, "Array"], draw: Draws) -> dict[str, Any]:
+    """Difference of two models' reciprocal ranks, with interval and p, for each look."""
+    from stages.common import metrics
+
+    found = {}
+    for look, values in mine.items():
+        difference, ci = draw(metrics.difference, values, other[look])
+        found[look] = {"difference": difference, "ci": ci, "p": draw.p_value(values - other[look])}
+    return found
+
+
 def witnesses(
     result: dict[str, Any], said: Mapping[str, Mapping[str, Record]], scores: Scores, draw: Draws, encode: Any
 ) -> dict[str, "Array"]:
@@ -351,6 +371,7 @@ def witnesses(
         for model, cases in said.items()
     }
     replies = {model: degeneration.by_reply(cases, ids, turns) for model, cases in said.items()}
+    later = {m: {look: ranks[m][look][:, 1:] for look in ("reply", "new")} for m in said}  # where there is a past
     for model, cases in said.items():
         seen = ranks[model]
         above, above_ci = draw(metrics.difference, seen["reply"], seen["message"])
@@ -360,6 +381,9 @@ def witnesses(
             "above_message_ci": above_ci,
             "above_message_p": draw.p_value(seen["reply"] - seen["message"]),
             "so_far": in_short(seen["replies"], draw),
+            "new_mrr": draw(curve, seen["new"])[0],
+            "later": {look: level(values, draw) for look, values in later[model].items()},
+            "over_no_memory": gained(later[model], later[alone], draw) if (alone := f"{model}{NO_MEMORY}") in said else None,
         }
         result["models"][model]["degeneration"] = {
             **{name: draw(metrics.level, values)[0] for name, values in replies[model].items()},
@@ -371,6 +395,7 @@ def witnesses(
         mine, base = ranks[model]["reply"], ranks[BASE]["reply"]
         entry["recognition_difference"], entry["recognition_difference_ci"] = draw(metrics.difference, mine, base)
         entry["recognition_p"] = draw.p_value(mine - base)
+        entry["recognition_later"] = gained(later[model], later[BASE], draw)
         entry["degeneration_ci"] = {
             name: draw(metrics.difference, values, replies[BASE][name])[1] for name, values in replies[model].items()
         }

@@ -110,7 +110,14 @@ def test_every_model_and_what_it_gained(project):
     )
     assert m["dpo"]["recognition"]["above_message"] == 0 and m["oracle"]["recognition"]["above_message_ci"][1] < 0
 
+    # the base says one thing four times: as well recognised by its replies as at first, not by what is new in them
+    assert m["base"]["recognition"]["new_mrr"][1:] == [found["recognition"]["chance_mrr"]] * 3
+    later = found["vs_base"]["sft"]["recognition_later"]
+    assert later["reply"]["difference"] == pytest.approx(sum(seen["sft"][1:]) / 3 - sum(seen["base"][1:]) / 3, abs=1e-3)
+    assert m["sft"]["recognition"]["new_mrr"][3] == 1.0 and m["sft"]["recognition"]["over_no_memory"] is None
+
     form = {n: r["degeneration"] for n, r in m.items()}
+    assert form["base"]["loops"] == 1 and form["dpo"]["loops"] < 1
     assert form["dpo"]["echo"] == 1 and form["base"]["echo"] == 0 and form["base"]["repeats_earlier"] == 1
     assert (
         form["dpo"]["repeats_earlier"] == 0

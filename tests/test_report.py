@@ -54,8 +54,9 @@ def made(tmp_path):
         if witness:
             for model in models:
                 above = {"above_message": 0.1, "above_message_ci": [0.0, 0.2], "above_message_p": 0.25, "so_far": seen(0.75)}
-                result["models"][model]["recognition"] = seen(0.625) | above
-                form = ("words", "repetition", "repeats_earlier", "echo", "distinct_1", "distinct_2", "distinct_3")
+                later = {look: {"mrr": 0.5, "ci": [0.4, 0.6]} for look in ("reply", "new")}
+                result["models"][model]["recognition"] = seen(0.625) | above | {"later": later, "over_no_memory": None}
+                form = ("words", "repetition", "repeats_earlier", "loops", "echo", "distinct_1", "distinct_2", "distinct_3")
                 result["models"][model]["degeneration"] = dict.fromkeys(form, 0.375)
             result["recognition"] = {
                 "personas": 6, "chance_mrr": 0.4083, "chance_top1": 0.1667, "user_of": "base",

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from stages.common.diversity import distinct
 from stages.common.records import Record
-from stages.common.turns import repetition, words
+from stages.common.turns import repetition, taken, words
 
 if TYPE_CHECKING:
     from stages.common.metrics import Array
 
-MEASURES = ("words", "repetition", "repeats_earlier", "echo")
+MEASURES = ("words", "repetition", "repeats_earlier", "loops", "echo")
 
 
 def echo(reply: str, message: str) -> float:
@@ -27,23 +27,25 @@ def by_reply(conversations: Mapping[str, Record], ids: Sequence[str], turns: int
     """Each of MEASURES for every reply, [len(ids), turns]; NaN where a turn was not had.
 
     words: length; repetition: share of its 3-grams that occurred before in it; repeats_earlier: 1 for the very words of an
-    earlier reply of the conversation (first replies have none and are NaN); echo: see `echo`.
+    earlier reply of the conversation; loops: share of its 3-grams that stand in earlier replies (first replies have none and
+    are NaN in both); echo: see `echo`.
     """
     import numpy as np
 
     found = {name: np.full((len(ids), turns), np.nan) for name in MEASURES}
     for row, case in enumerate(ids):
-        earlier: set[tuple[str, ...]] = set()
+        earlier: list[str] = []
         for t in conversations[case]["turns"] if case in conversations else []:
             if t["turn"] > turns:
                 continue
-            at, said = (row, t["turn"] - 1), tuple(words(t["reply"]))
+            at, said = (row, t["turn"] - 1), words(t["reply"])
             found["words"][at] = len(said)
             found["repetition"][at] = repetition(t["reply"])
             found["echo"][at] = echo(t["reply"], t["user"])
             if earlier:
-                found["repeats_earlier"][at] = said in earlier
-            earlier.add(said)
+                found["repeats_earlier"][at] = said in [words(e) for e in earlier]
+                found["loops"][at] = taken(t["reply"], earlier)
+            earlier.append(t["reply"])
     return found
 
 

@@ -3,6 +3,8 @@
 Words of a conversation are embedded; the rank of the right persona among all eval personas, by cosine, says how much of this
 user is in them. AL(k) scores reply k, so reply k alone is what is looked at first. A model that only says the user's message
 again gets as far as the message alone, so that stands beside it; the user's turns so far are what could be known by then.
+A model that says its own first reply again at every turn keeps that reply's rank, which looks like memory and is none: so
+the new words of reply k are looked at, too.
 
 It is used to measure only, never to label, filter or choose data, so it stays independent of what was trained for.
 """
@@ -12,13 +14,17 @@ from typing import TYPE_CHECKING
 
 from stages.common.embed import nearest_rank, so_far
 from stages.common.records import Record
+from stages.common.turns import without
 
 if TYPE_CHECKING:
     from stages.common.embed import Vectors
     from stages.common.metrics import Array
 
-# what is looked at after turn k: whose words, and whether all of them so far
-LOOKS = {"reply": ("reply", False), "message": ("user", False), "replies": ("reply", True), "messages": ("user", True)}
+# what is looked at after turn k: whose words, and whether all of them so far; `new`: without what earlier replies said
+LOOKS = {
+    "reply": ("reply", False), "new": ("reply", False), "message": ("user", False),
+    "replies": ("reply", True), "messages": ("user", True),
+}  # fmt: skip
 
 
 def reciprocal_ranks(
@@ -29,7 +35,8 @@ def reciprocal_ranks(
     look: str,
     encode: Callable[[list[str]], "Vectors"],
 ) -> "Array":
-    """1 / rank of the right persona at each turn, [len(ids), turns]; NaN where a turn was not had.
+    """1 / rank of the right persona at each turn, [len(ids), turns]; NaN where a turn was not had, a guess where nothing new
+    was said.
 
     Args:
         conversations: of one model, by case.
@@ -43,16 +50,23 @@ def reciprocal_ranks(
     place = {case: n for n, case in enumerate(personas)}
     pool = encode(list(personas.values()))
     said = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
+    if look == "new":
+        said = {case: [without(text, texts[:k]) for k, text in enumerate(texts)] for case, texts in said.items()}
     encode([text for texts in said.values() for text in texts])  # in one go; below it is looked up
+    found = np.full((len(ids), turns), np.nan)
     queries, where = [], []
     for row, case in enumerate(ids):
         vectors = encode(said.get(case, []))
         looked_at = so_far(vectors) if all_so_far else vectors
-        for t, vector in zip(conversations[case]["turns"] if case in said else [], looked_at, strict=True):
-            if t["turn"] <= turns:
+        for k, vector in enumerate(looked_at):
+            turn = conversations[case]["turns"][k]["turn"]
+            if turn > turns:
+                continue
+            if look == "new" and not said[case][k]:
+                found[row, turn - 1] = chance(len(personas))
+            else:
                 queries.append(vector)
-                where.append((row, t["turn"] - 1, place[case]))
-    found = np.full((len(ids), turns), np.nan)
+                where.append((row, turn - 1, place[case]))
     ranks = nearest_rank(np.stack(queries), pool, [right for _, _, right in where]) if queries else []
     for (row, turn, _), rank in zip(where, ranks, strict=True):
         found[row, turn] = 1 / rank

@@ -228,7 +228,7 @@ def witness_section(result: Mapping[str, Any]) -> Iterator[Block]:
         )  # fmt: skip
     yield Block("table", rows=rows)
     yield Block("h3", "Form of the replies, and how it differs from base (95 % interval)")
-    names = ("words", "repetition", "repeats_earlier", "echo")
+    names = ("words", "repetition", "repeats_earlier", "loops", "echo")
     shares = ("distinct_1", "distinct_2", "distinct_3")
     rows = [["model", *names, *(s.replace("_", "-") for s in shares)]]
     for name in seen:
@@ -416,6 +416,7 @@ def report(
     if result["recognition"] is not None:
         yield Block("h3", "No judge. Recognition of the user from each reply, and the replies' form")
         yield Block("table", rows=table.witness_rows(result))
+        yield Block("table", rows=table.memory_rows(result))
     yield from (Block("p", note) for note in table.notes(result))
     yield from scores_section(result, cases)
     yield from witness_section(result)

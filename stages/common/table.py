@@ -101,6 +101,34 @@ def witness_rows(result: dict[str, Any]) -> Rows:
     return rows
 
 
+def memory_rows(result: dict[str, Any]) -> Rows:
+    """Recognition where there is a past: from reply k, and from what of it the model had not said before.
+
+    Head, one row a model, and one for each that has a no-memory form: what it gains over that.
+    """
+    rows = [["model", "MRR k>1", "vs base", "95 % interval", "p", "new words", "vs base", "95 % interval", "p", "loops"]]
+    over = []
+    for name in result["protocol"]["models"]:
+        r, d = (result["models"][name][k] for k in ("recognition", "degeneration"))
+        if r is None:
+            continue
+        looks, gains = ("reply", "new"), result["vs_base"].get(name, {}).get("recognition_later")
+        own = [[number(r["later"][k]["mrr"]), *_gained(gains, k)] for k in looks]
+        rows.append([name, *own[0], *own[1], number(d["loops"])])
+        if r["over_no_memory"]:
+            more = [["", *_gained(r["over_no_memory"], k)] for k in looks]
+            over.append([f"{name} - no memory", *more[0], *more[1], ""])
+    return rows + over
+
+
+def _gained(gains: dict[str, Any] | None, look: str) -> list[str]:
+    """Difference, interval and p; empty where nothing is compared."""
+    if not gains:
+        return ["", "", ""]
+    g = gains[look]
+    return [number(g["difference"], 2, True), interval(g["ci"], 2, True), p_value(g["p"])]
+
+
 def judge_rows(result: dict[str, Any]) -> Rows:
     """Head and one row a judge and model, for the judges one by one."""
     rows = [["judge", "model", "mean AL", "95 % interval", "vs base", "95 % interval", "p"]]
@@ -159,7 +187,8 @@ def notes(result: dict[str, Any]) -> list[str]:
             f"MRR: reciprocal rank of the right persona among {r['personas']}, from reply k alone, no judge. Chance "
             f"{number(r['chance_mrr'])}; from the user's message alone, which an echo reaches, "
             f"{number(r['from_user_message']['mrr_mean'])}; from the user's turns so far "
-            f"{number(r['from_user_turns']['mrr_mean'])}."
+            f"{number(r['from_user_turns']['mrr_mean'])}. New words: of reply k, without word 3-grams of the model's own "
+            "earlier replies (loops: their share). Saying the first reply again keeps its rank; only new words are memory."
         )
     return said
 
@@ -179,6 +208,7 @@ def table(result: dict[str, Any]) -> str:
     blocks = [(f"{by_whom(result)}. Alignment by turn", score_rows(result))]
     blocks.append((f"{by_whom(result)}. Gain over base, and how much of it is this user's", gain_rows(result)))
     blocks.append(("No judge. Recognition of the user from each reply, and the replies' form", witness_rows(result)))
+    blocks.append(("No judge. Recognition after turn 1, where there is something to remember", memory_rows(result)))
     if len(result["judges"]) > 1:
         blocks.append(("Judge by judge", judge_rows(result)))
     drawn = ["\n".join([title, *lines(rows)]) for title, rows in blocks if len(rows) > 1]

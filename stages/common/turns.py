@@ -59,6 +59,17 @@ def taken(text: str, sources: list[str]) -> float:
     return sum(gram in known for gram in own) / len(own) if own else 0.0
 
 
+def without(text: str, sources: list[str]) -> str:
+    """The words of `text` but those of word 3-grams that stand in one of `sources`; `text` itself where there are none."""
+    found = [words(t) for t in (text, *sources)]
+    known = {gram for w in found[1:] for gram in zip(w, w[1:], w[2:], strict=False)}
+    own, places = found[0], set[int]()
+    for i, gram in enumerate(zip(own, own[1:], own[2:], strict=False)):
+        if gram in known:
+            places |= {i, i + 1, i + 2}
+    return " ".join(w for i, w in enumerate(own) if i not in places) if places else text
+
+
 def overlap(a: str, b: str) -> float:
     """Jaccard overlap of the word 3-grams of two texts."""
     ga, gb = ({*zip(w, w[1:], w[2:], strict=False)} for w in (words(a), words(b)))
