@@ -51,7 +51,7 @@ def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         t.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token=bos, eos_token=eos, pad_token=eos, additional_special_tokens=special,
+        tokenizer_object=t, bos_token=bos, eos_token=eos, pad_token="<|pad|>", additional_special_tokens=special,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
     made.chat_template = template
