@@ -62,7 +62,7 @@ def test_the_page_checks_and_plans_before_it_asks(planned):  # noqa: F811
     planned._run(first[2:], check=True)
     table = planned._run(second[2:], check=True).stdout
     assert re.search(r"roleplay +verifier +0 +24 .* unknown", table)  # a server of one's own has no price
-    assert re.search(r"judge@dpo +judge +0 +6 .* 0\.00 ", table)
+    assert re.search(r"judge@dpo +judge +0 +12 .* 0\.00 ", table)
 
 
 def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):

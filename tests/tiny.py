@@ -63,9 +63,7 @@ def model(words: PreTrainedTokenizerFast, layers: int = 2) -> LlamaForCausalLM:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     set_seed(1)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, tie_word_embeddings=True, **sizes, **ends)
-    )
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, **sizes, **ends))
 
 
 def save(folder: Path, family: str = "qwen2") -> Path:
