@@ -20,9 +20,12 @@ SMALL = {
     "roleplay.turns": 2,
     "extract_pairs.val_share": 0.25,
     "extract_pairs.balance_length": None,
+    "extract_pairs.filters.recalled": None,
+    "extract_pairs.filters.loops": None,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
     "sft.epochs": 1,
+    "dpo.epochs": 1,
     "converse.turns": 2,
     "eval.resamples": 50,
 }

@@ -65,6 +65,23 @@ def start(project, stage, **env):
     )
 
 
+def kill(project, stage, step):
+    """Run the stage and kill it once it has a checkpoint of that step or a later one; returns where its checkpoints are."""
+    kept = project.folder / ".cache/ckpt" / stage
+    process = start(project, stage)
+    while max(steps(kept), default=0) < step:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return kept
+
+
+def steps(kept):
+    """Steps of the whole checkpoints."""
+    return {int(p.parent.name.rpartition("-")[2]) for p in kept.glob("*/checkpoint-*/trainer_state.json")}
+
+
 @pytest.mark.parametrize("stage, lora", [("sft", 4), ("dpo", 0)])
 def test_a_training_that_is_killed_ends_as_if_it_had_not_been(project, stage, lora):
     project.set(train__lora_rank=lora)
@@ -76,14 +93,8 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(project, stage, lo
     kept = project.folder / ".cache/ckpt" / stage
     assert not list(kept.glob("*/checkpoint-*")), "checkpoints of a training that is done are gone"
 
-    killed = start(project, stage)
-    while not list(kept.glob("*/checkpoint-[3-9]/trainer_state.json")):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.005)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
-    at = max(int(p.parent.name.rpartition("-")[2]) for p in kept.glob("*/checkpoint-*/trainer_state.json"))
-    assert 3 <= at < STEPS and not (project.folder / "made" / stage / "model.safetensors").exists()
+    kill(project, stage, 3)
+    assert 3 <= max(steps(kept)) < STEPS and not (project.folder / "made" / stage / "model.safetensors").exists()
 
     done = project.run(stage, **out(stage))
     assert f"{stage}: continues from checkpoint-" in done.stderr
@@ -160,14 +171,7 @@ def test_out_of_memory_says_what_to_lower(project, monkeypatch):
 
 
 def test_checkpoints_of_something_else_or_in_pieces_are_named(project):
-    done = project.run("sft", **out("sft"))
-    killed = start(project, "sft")
-    kept = project.folder / ".cache/ckpt/sft"
-    while not list(kept.glob("*/checkpoint-2/trainer_state.json")):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.005)
-    killed.kill()
-    killed.wait()
+    kept = kill(project, "sft", 2)
     folder = next(kept.glob("*/made_from.json")).parent
     for part in folder.glob("checkpoint-*"):
         for file in part.glob("*.safetensors"):
@@ -181,12 +185,6 @@ def test_checkpoints_of_something_else_or_in_pieces_are_named(project):
 
 
 def test_other_params_start_anew(project):
-    killed = start(project, "sft")
-    kept = project.folder / ".cache/ckpt/sft"
-    while not list(kept.glob("*/checkpoint-2/trainer_state.json")):
-        assert killed.poll() is None, killed.stderr.read()
-        time.sleep(0.005)
-    killed.kill()
-    killed.wait()
+    kill(project, "sft", 2)
     project.set(sft__learning_rate=0.02)
     assert "continues" not in project.run("sft", **out("sft")).stderr
