@@ -44,7 +44,7 @@ def test_numbers_as_dvc_writes_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     keys = "sft, train, base_model.source, base_model.revision"
     (tmp_path / "dvc.yaml").write_text(f"stages: {{sft: {{cmd: x, params: [{keys}]}}}}")
-    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.0005", "learning_rate: 5e-06")
+    text = (ROOT / "params.yaml").read_text().replace("learning_rate: 0.001", "learning_rate: 5e-06")
     (tmp_path / "params.yaml").write_text(text)
     from stages.sft import Params
 
