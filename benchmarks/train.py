@@ -54,7 +54,7 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
 
     kind, settings = (SFTTrainer, SFTConfig) if stage == "sft" else (DPOTrainer, DPOConfig)
     keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
-    model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32, use_safetensors=True)
     lora: LoraConfig = training.adapter(shared_settings(), model)
     trainer = kind(
         model,

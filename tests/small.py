@@ -26,7 +26,8 @@ def small(folder: Path, url: str, **endpoint) -> Project:
     project.set(**{f"llm__endpoints__scripted__{key}": value for key, value in endpoint.items()})
     pipeline = OmegaConf.to_container(OmegaConf.load(folder / "dvc.yaml"), resolve=False)["stages"]
     kept = {name: pipeline[name] for name in STAGES}
-    kept["judge"]["foreach"] = {"base": {}}
+    project.params.arms = {"base": project.params.arms.base}
+    project.write()
     OmegaConf.save(OmegaConf.create({"stages": kept}), folder / "dvc.yaml")
     (folder / "data/conversations").mkdir()
     turns = [{"turn": n, "item": n, "user": f"I fish {n}.", "reply": f"Good {n}."} for n in range(1, 4)]

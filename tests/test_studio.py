@@ -191,6 +191,9 @@ def test_where_the_token_gets_to_and_how_it_does_not(ours, recorder):
     sh(here, "git", "gc", "-q", "--prune=now")
     assert not leaked(here)
 
+    # DVC posts no end of an experiment that lacks a metrics file; in a repository that has results in git none does
+    sh(here, "dvc", "exp", "apply", "first")
+    commit(here, "results")
     sh(here, "dvc", "config", "--local", "studio.token", TOKEN)
     sh(here, "dvc", "config", "--local", "studio.url", recorder.url)
     sh(here, "dvc", "config", "--local", "studio.repo_url", "git@example.org:me/ours.git")

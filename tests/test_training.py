@@ -13,7 +13,7 @@ from conftest import ROOT, Project, complains
 from tiny import one_thread  # noqa: F401
 
 STEPS = 12  # 24 rows in batches of 2
-TWO = "distributed_type: MULTI_GPU\nnum_processes: 2\nnum_machines: 1\nuse_cpu: true\nmixed_precision: 'no'\n"
+TWO = (ROOT / "accelerate/cpu2.yaml").read_text()
 
 
 def write_rows(path, rows):

@@ -51,7 +51,7 @@ def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
         t.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         t.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(
-        tokenizer_object=t, bos_token=bos, eos_token=eos, pad_token=eos, additional_special_tokens=special,
+        tokenizer_object=t, bos_token=bos, eos_token=eos, pad_token="<|pad|>", additional_special_tokens=special,
         clean_up_tokenization_spaces=False,
     )  # fmt: skip
     made.chat_template = template
@@ -63,9 +63,7 @@ def model(words: PreTrainedTokenizerFast, layers: int = 2) -> LlamaForCausalLM:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     set_seed(1)
-    return LlamaForCausalLM(
-        LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, tie_word_embeddings=True, **sizes, **ends)
-    )
+    return LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, **sizes, **ends))
 
 
 def save(folder: Path, family: str = "qwen2") -> Path:

@@ -226,9 +226,10 @@ def log_probs(model: Any, rows: list[Record], train: Train, pad: int, *, spread:
         spread: each process takes a part of the rows; not for a model that is itself spread over the processes.
     """
     import torch
-    from accelerate import PartialState
     from accelerate.utils import gather_object
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    from accelerate import PartialState
 
     collate = collator(train, pad) or DataCollatorForLanguageModeling(pad_token_id=pad)
     state = PartialState()
@@ -429,5 +430,6 @@ def whole(folder: Path, base: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     if (folder / "adapter_config.json").exists():
-        return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, use_safetensors=True), folder)
+        plain = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True)
+        return PeftModel.from_pretrained(plain, folder, use_safetensors=True)
     return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
