@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke rehearsal compare browse chat report test check lint audit
+.PHONY: setup repro plan smoke study rehearsal compare browse chat report test check lint audit
 
 setup: $(VENV)/.done
 
@@ -23,6 +23,15 @@ plan: setup
 
 smoke: setup
 	dvc exp run --name smoke $$(python -m stages.common.preset smoke)
+
+# in a folder of its own, so that the workspace stays; killed and started again, it goes on with what it has
+study: setup
+	dvc exp remove --quiet study 2>/dev/null || true
+	dvc exp run --temp --name study $$(python -m stages.common.preset study)
+	git show $$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'):results/eval.json \
+	  > .cache/study.json
+	mv .cache/study.json docs/study.json
+	python -m stages.common.table docs/study.json
 
 rehearsal: setup
 	python -m benchmarks.rehearsal

@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import complains
 
-from stages.common import recompute
+from stages.common import recompute, turns
 from stages.common.embed import Encoder, EncoderParams
 from stages.common.recognition import chance, reciprocal_ranks
 from stages.common.table import WIDTH, table
@@ -55,12 +55,12 @@ def everything(project, **scores):
         conversations(project, name, lambda person, k: f"Take walk number {k}, it is good for you.")
 
 
-def evaluate(project, *more, judged=MODELS, check=True):
-    """Run eval on MODELS whatever arms dvc.yaml has; `judged`: those whose judgements are given."""
+def evaluate(project, *more, judged=MODELS, models=MODELS, check=True):
+    """Run eval on `models` whatever arms dvc.yaml has; `judged`: those whose judgements are given."""
     names = ("result eval.json", "cases eval_cases.jsonl", "curve plots/al.json", "recognition plots/recognition.json")
     outputs = [word for name in names for word in ("--" + name.split()[0], "results/" + name.split()[1])]
     files = ["--judgements", *(f"data/judgements/{m}.jsonl" for m in judged)]
-    files += ["--conversations", *(f"data/conversations/{m}.jsonl" for m in MODELS)]
+    files += ["--conversations", *(f"data/conversations/{m}.jsonl" for m in models)]
     files += ["--prompts", *(f"prompts/{n}.txt" for n in ("judge", "user", "assistant", "oracle"))]
     return project._run(["stages.eval", *files, *outputs, *more], check)
 
@@ -134,6 +134,42 @@ def test_every_model_and_what_it_gained(project):
     assert [row["turn"] for row in curve] == [1, 2, 3, 4] and set(curve[0]) == {"turn", *MODELS}
     rows = project.rows("results/eval_cases.jsonl")
     assert len(rows) == 24 and rows[6]["scores"] == [1.5, None, 2.5, 3.0] and rows[6]["slope"] == pytest.approx(0.5)
+
+
+def test_memory_is_told_from_loops_and_from_echo(project):
+    names = ("base", "loop", "recall", "recall_no_memory")
+    project.set(eval__resamples=300)
+    say = {
+        "base": lambda person, k: f"Take walk number {k}, it is good for you.",
+        "loop": lambda person, k: person,  # its first reply, an echo, for ever
+        "recall": lambda person, k: f" {('and', 'or', 'with', 'for')[k - 1]} ".join(person.split()[1:]),  # never alike
+        "recall_no_memory": lambda person, k: f"Take walk number {k}, it is good for you.",
+    }
+    for name in names:
+        judgements(project, name, lambda c, k, _: 2 + c % 2)
+        conversations(project, name, say[name])
+    evaluate(project, judged=names, models=names)
+    found = result(project)
+    gain = {n: found["vs_base"][n]["recognition_later"] for n in ("loop", "recall")}
+    assert gain["loop"]["reply"]["ci"][0] > 0  # from the replies alone the loop seems to know its user
+    assert gain["loop"]["new"]["ci"][0] <= 0 < gain["recall"]["new"]["ci"][0]
+    assert found["models"]["loop"]["degeneration"]["loops"] == 1
+    over = found["models"]["recall"]["recognition"]["over_no_memory"]
+    assert over["new"] == gain["recall"]["new"]  # here the no-memory form says what base says
+    assert "recall - no memory" in table(found)
+
+
+@pytest.mark.parametrize(
+    "text, sources, share, left",
+    [
+        ("I like red apples and pears.", [], 0.0, "I like red apples and pears."),
+        ("I like red apples and pears.", ["You like red apples!"], 1 / 4, "i and pears"),
+        ("I like red apples.", ["I like red apples.", "No."], 1.0, ""),
+        ("Red apples", ["Red apples"], 0.0, "Red apples"),  # too short to be said to be taken from anywhere
+    ],
+)
+def test_words_that_were_said_before(text, sources, share, left):
+    assert turns.taken(text, sources) == share and turns.without(text, sources) == left
 
 
 def test_the_gain_is_measured_on_replies_that_both_have(project):
