@@ -13,7 +13,7 @@ from conftest import ROOT, Project, complains
 from tiny import one_thread  # noqa: F401
 
 STEPS = 12  # 24 rows in batches of 2
-TWO = (ROOT / "accelerate/cpu2.yaml").read_text()
+TWO = (ROOT / "presets/accelerate/cpu2.yaml").read_text()
 
 
 def write_rows(path, rows):
