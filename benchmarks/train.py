@@ -3,7 +3,7 @@
 Three forms of the same rows, each in a process of its own: TRL as a user would write it; ours with a row per turn
 (train.rows: separate); ours with shared prefixes (shared). Same model, adapter, optimiser, learning rate and rows a step.
 
-Run: python -m benchmarks.train (needs models/base; --turns, --trees, --stages to change the size)
+Run: python -m benchmarks.train (needs models/base; --turns, --trees, --stages, --forms to change what is run)
 """
 
 import argparse
@@ -165,6 +165,7 @@ def main() -> None:
     p.add_argument("--turns", type=int, default=10)
     p.add_argument("--rate", type=float, default=3e-4)
     p.add_argument("--stages", nargs="+", default=["sft", "dpo"])
+    p.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="the first is what the others are compared with")
     p.add_argument("--child", nargs=2, metavar=("FORM", "STAGE"), help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child:
@@ -174,7 +175,7 @@ def main() -> None:
     print(f"{'stage':6}{'form':12}{'s/epoch':>9}{'of plain':>10}{'peak MB':>9}{'held-out loss':>15}{'of plain':>10}")
     for stage in a.stages:
         first: Record = {}
-        for form in FORMS:
+        for form in a.forms:
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--child", form, stage],
                 capture_output=True, text=True,
