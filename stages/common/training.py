@@ -226,10 +226,9 @@ def log_probs(model: Any, rows: list[Record], train: Train, pad: int, *, spread:
         spread: each process takes a part of the rows; not for a model that is itself spread over the processes.
     """
     import torch
+    from accelerate import PartialState
     from accelerate.utils import gather_object
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
-
-    from accelerate import PartialState
 
     collate = collator(train, pad) or DataCollatorForLanguageModeling(pad_token_id=pad)
     state = PartialState()
