@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Server
+from omegaconf import OmegaConf
 from repository import PEOPLE, commit, jsonl, repository, sh
 
 TOKEN = "isat_recorded_0123456789"  # no token of anybody's
@@ -83,11 +84,9 @@ def ours(tmp_path_factory, recorder):
         train__lora_layers=1, train__lora_rank=2, train__dtype="float32", sft__accumulation=1, sft__learning_rate=0.001,
     )  # fmt: skip
     here = project.folder
-    spec = (here / "dvc.yaml").read_text().split("judge:\n", 1)
-    from omegaconf import OmegaConf
-
-    pipeline = OmegaConf.create("judge:\n".join(spec))
-    pipeline.stages.judge.foreach = ["base"]
+    project.params.arms = {"base": project.params.arms.base}
+    project.write()
+    pipeline = OmegaConf.load(here / "dvc.yaml")
     pipeline.plots = [p for p in pipeline.plots if next(iter(p)) == "SFT loss"]
     OmegaConf.save(pipeline, here / "dvc.yaml")
     tiny_model(here / "models/base")
@@ -120,7 +119,7 @@ def test_start_data_and_done_arrive_in_order_once_an_experiment(ours):
          f"token {TOKEN}")
     }  # fmt: skip
     assert events[0]["params"]["params.yaml"]["sft"]["learning_rate"] == 0.002
-    assert "val_loss" in events[-1]["metrics"]["results/sft.json"]["data"]
+    assert "sft" in events[-1]["metrics"]["results/sft.json"]["data"]["val"]["loss"]
     assert events[-1]["experiment_rev"] == commit_of(project.folder, "first")
 
 
@@ -133,9 +132,9 @@ def test_training_and_generating_are_seen_live(ours):
     steps = [int(p["step"]) for name, p in plots if name == "results/sft_live/plots/metrics/train/loss.tsv"]
     assert steps == sorted(set(steps))
     asked = [p for name, p in plots if name == "results/live/judge_base.tsv"]
-    assert asked and asked[-1]["done"] == 4 and asked[-1]["calls"] == 8 and "stored" in asked[-1]
+    assert asked and asked[-1]["done"] == 8 and asked[-1]["calls"] == 16 and "stored" in asked[-1]
     last = [e for e in events if "results/live/judge_base.json" in e.get("metrics", {})][-1]
-    assert last["metrics"]["results/live/judge_base.json"]["data"]["total"] == 4
+    assert last["metrics"]["results/live/judge_base.json"]["data"]["total"] == 8  # beside the own persona and a wrong one
 
 
 @pytest.mark.slow
@@ -158,7 +157,7 @@ def test_the_views_find_params_metrics_and_plots(ours):
     (first,) = [r for e in runs for r in e["revs"] if e.get("name") == "first" or r.get("name") == "first"]
     data = first["data"]
     assert data["params"]["params.yaml"]["data"]["sft"]["learning_rate"] == 0.002
-    assert "val_loss" in data["metrics"]["results/sft.json"]["data"]
+    assert "sft" in data["metrics"]["results/sft.json"]["data"]["val"]["loss"]
     assert {"models/sft", "results/sft_live", "data/judgements/base.jsonl"} <= set(data["outs"])
     text = sh(here, "dvc", "plots", "diff", "--json", "first", "workspace")  # HEAD has none: nothing was run for it
     (plot,) = json.loads(text[text.index("{") :])["data"]["SFT loss"]
