@@ -139,12 +139,15 @@ class Kind:
         return facts if self.name == "profiles" else traits
 
 
-def chat(kind: Kind, examples: list[str]) -> list[prompts.Message]:
-    """Messages of one generator call: each example as an earlier answer."""
+def chat(kind: Kind, examples: list[str], count: int) -> list[prompts.Message]:
+    """Messages of one generator call for `count` texts: each example as an earlier answer."""
     ask = {"role": "user", "content": kind.prompt.part("ask")}
     messages = kind.prompt.messages()
     for text in examples:
         messages += [ask, {"role": "assistant", "content": text}]
+    if count > 1:
+        many = kind.prompt.part("ask_many", count=str(count), items=str(kind.settings.items))
+        ask = {"role": "user", "content": many}
     return [*messages, ask]
 
 
@@ -203,7 +206,7 @@ async def _ask(
     """One generator call; its examples are drawn from `pool` by the call's own seed."""
     chosen = sorted(pool, key=lambda t: seed_of(*where, t))[: p.examples]
     try:
-        answer = await client.ask(generator, chat(kind, chosen), seed_of(*where), str.strip)
+        answer = await client.ask(generator, chat(kind, chosen, p.per_call), seed_of(*where), str.strip)
     except SetAside as e:
         kind.rejected[e.reason] += p.per_call
         return []

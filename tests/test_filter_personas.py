@@ -86,6 +86,23 @@ def test_examples_and_instructions_reach_every_round(project, server):
         assert {m["content"] for m in body["messages"] if m["role"] == "assistant"} <= pool
 
 
+def test_many_texts_of_one_call_are_asked_for_as_many_and_all_taken(project, server):
+    def reply(body):
+        asked = body["messages"][-1]["content"]
+        assert asked.startswith("Invent 3 more") and "8 " in asked and body.get("stop") != ["\n"]
+        thing = "fact" if "people" in asked else "trait"
+        verbs = ("mend", "bake", "sing", "row", "nap")
+        return "\n".join(" ".join(f"I {verb} the {thing}{n}{verb}." for verb in verbs) for n in "abc")
+
+    server.reply = reply
+    project.set(filter_personas__profiles__target=27, filter_personas__calls=1, filter_personas__per_call=3,
+                filter_personas__profiles__threshold=1.0, filter_personas__personalities__target=24)  # fmt: skip
+    project.run("seed_personas")
+    project.run("filter_personas")
+    assert len(server.requests) == 1
+    assert [r["text"] for r in project.rows("data/personas/profiles.jsonl")[24:]] == reply(server.requests[0]).split("\n")
+
+
 def test_saturation_is_the_reason_recorded(project, server):
     server.reply = lambda body: "I fish. I bake. I sing. I row. I nap."
     project.set(filter_personas__profiles__target=40, filter_personas__personalities__target=24, filter_personas__patience=2)

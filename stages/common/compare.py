@@ -138,25 +138,14 @@ def code(a: Version, b: Version) -> str:
     return f"Changed: {', '.join(names)}.\n" if names else "No difference.\n"
 
 
-def counts(results: dict[str, Any]) -> dict[str, Any]:
-    """The sizes of the data, by stage and key."""
+def reported(results: dict[str, Any], *, sizes: bool) -> dict[str, Any]:
+    """What the stages report of their data, by stage and key: its sizes, or all other numbers."""
     return {
         f"{stage}: {key}": value
         for stage, values in results.items()
         if stage != "eval"
         for key, value in flat(values)
-        if key.rpartition(".")[2] in COUNTS and not key.startswith("calls")
-    }
-
-
-def measures(results: dict[str, Any]) -> dict[str, Any]:
-    """All other numbers that the stages report of their data."""
-    return {
-        f"{stage}: {key}": value
-        for stage, values in results.items()
-        if stage != "eval"
-        for key, value in flat(values)
-        if key.rpartition(".")[2] not in COUNTS and not set(key.split(".")) & {*SKIPPED}
+        if (key.rpartition(".")[2] in COUNTS) == sizes and not set(key.split(".")) & {*SKIPPED}
     }
 
 
@@ -232,8 +221,8 @@ def page(a: Version, b: Version) -> str:
         f"## Prompts\n\n{prompts(a, b)}",
         f"## Code\n\n{code(a, b)}",
         f"## Evaluation\n\n{warning(result_a, result_b)}{evaluation(result_a, result_b)}",
-        f"## Data\n\n{table(heads, changed(counts(first), counts(second)))}",
-        f"## Measures of the data\n\n{table(heads, changed(measures(first), measures(second)))}",
+        f"## Data\n\n{table(heads, changed(reported(first, sizes=True), reported(second, sizes=True)))}",
+        f"## Measures of the data\n\n{table(heads, changed(reported(first, sizes=False), reported(second, sizes=False)))}",
         f"## Calls and cost\n\n{table(heads, changed(spent(first), spent(second)))}",
     ]
     return "\n".join(parts)

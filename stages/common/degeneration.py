@@ -16,36 +16,31 @@ if TYPE_CHECKING:
 MEASURES = ("words", "repetition", "repeats_earlier", "loops", "echo")
 
 
-def echo(reply: str, message: str) -> float:
-    """Share of the reply's word 3-grams that stand in the user's message; 0 for a reply of fewer words."""
-    said, heard = ([*zip(w, w[1:], w[2:], strict=False)] for w in (words(reply), words(message)))
-    known = set(heard)
-    return sum(g in known for g in said) / len(said) if said else 0.0
-
-
 def by_reply(conversations: Mapping[str, Record], ids: Sequence[str], turns: int) -> dict[str, "Array"]:
     """Each of MEASURES for every reply, [len(ids), turns]; NaN where a turn was not had.
 
     words: length; repetition: share of its 3-grams that occurred before in it; repeats_earlier: 1 for the very words of an
     earlier reply of the conversation; loops: share of its 3-grams that stand in earlier replies (first replies have none and
-    are NaN in both); echo: see `echo`.
+    are NaN in both); echo: share of them that stand in the user's message.
     """
     import numpy as np
 
     found = {name: np.full((len(ids), turns), np.nan) for name in MEASURES}
     for row, case in enumerate(ids):
         earlier: list[str] = []
+        had: list[list[str]] = []
         for t in conversations[case]["turns"] if case in conversations else []:
             if t["turn"] > turns:
                 continue
             at, said = (row, t["turn"] - 1), words(t["reply"])
             found["words"][at] = len(said)
             found["repetition"][at] = repetition(t["reply"])
-            found["echo"][at] = echo(t["reply"], t["user"])
+            found["echo"][at] = taken(t["reply"], [t["user"]])
             if earlier:
-                found["repeats_earlier"][at] = said in [words(e) for e in earlier]
+                found["repeats_earlier"][at] = said in had
                 found["loops"][at] = taken(t["reply"], earlier)
             earlier.append(t["reply"])
+            had.append(said)
     return found
 
 

@@ -226,7 +226,11 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
                 share = sum(r["acceptance"] for r in rounds) / len(rounds) if rounds else ACCEPTANCE
                 left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
                 likely = min(math.ceil(left), f.max_rounds - len(kind.rounds))
-                client.more(speaker, likely * f.calls, filter_personas.chat(kind, [t["text"] for t in seeds[: f.examples]]))
+                client.more(
+                    speaker,
+                    likely * f.calls,
+                    filter_personas.chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call),
+                )
     return client.needs
 
 
