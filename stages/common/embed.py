@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.common.errors import UserError, one_line
+from stages.common.weights import check_digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,17 +19,32 @@ PACKAGE = "package:"
 
 @dataclass
 class EncoderParams:
-    """Section `encoder`: `package:NAME` (weights inside an installed package), a Hub id or a local folder."""
+    """Section `encoder`.
+
+    `model`: `package:NAME` (weights inside an installed package), a Hub id (at `revision`) or a local folder. `sha256`: of
+    its safetensors (weights.check_digest); empty for none.
+    """
 
     model: str
+    revision: str
+    sha256: str
     batch_size: int
 
 
 @lru_cache(maxsize=1)
-def _load(source: str) -> Any:
+def _load(source: str, revision: str, sha256: str) -> Any:
+    from huggingface_hub import snapshot_download
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(source, trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    folder = Path(source)
+    if not folder.is_dir():
+        folder = Path(
+            snapshot_download(
+                source, revision=revision or None, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
+            )
+        )
+    check_digest([*folder.rglob("*.safetensors")], sha256, "encoder")
+    return SentenceTransformer(str(folder), trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
 
 class Encoder:
@@ -46,7 +62,9 @@ class Encoder:
                 raise UserError(f"encoder.model: package {name} is not installed; run make setup") from None
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
-            self._model = _load(source)
+            self._model = _load(source, params.revision, params.sha256)
+        except UserError:
+            raise
         except Exception as e:
             raise UserError(f"encoder.model: {params.model} cannot be loaded: {one_line(e)}") from None
         self._batch = params.batch_size
