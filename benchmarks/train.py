@@ -1,14 +1,17 @@
 """Training on conversation trees beside plain TRL: seconds an epoch, peak memory, held-out loss, on the same conversations.
 
-Three forms of the same rows, each in a process of its own: TRL as a user would write it; ours with a row per turn
-(train.rows: separate); ours with shared prefixes (shared). Same model, adapter, optimiser, learning rate and rows a step.
+Forms of the same rows, each in a process of its own: TRL as a user would write it; ours with a row per turn (train.rows:
+separate); ours with shared prefixes (shared), which puts whole conversations into a step; and, to tell what that order does
+by itself, ours with shared prefixes but the rows shuffled (shuffled). Same model, adapter, optimiser, learning rate and rows
+a step.
 
-Run: python -m benchmarks.train (needs models/base; --turns, --trees, --stages, --forms to change what is run)
+Run: python -m benchmarks.train (needs models/base; --turns, --trees, --a-step, --stages, --forms, --seeds change what it runs)
 """
 
 import argparse
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -19,7 +22,7 @@ from typing import Any
 from stages.common import params
 from stages.common.records import Record, digest, read_jsonl, write_jsonl
 
-FORMS = ("plain TRL", "separate", "shared")
+FORMS = ("plain TRL", "separate", "shared", "shuffled")
 HELD_OUT = 2
 
 
@@ -60,8 +63,8 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
         model,
         args=settings(
             output_dir=folder, num_train_epochs=1, learning_rate=a.rate, per_device_train_batch_size=2,
-            gradient_accumulation_steps=a.turns // 2, max_length=4096, bf16=False, report_to="none", disable_tqdm=True,
-            lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
+            gradient_accumulation_steps=a.turns * a.a_step // 2, seed=a.seed, max_length=4096, bf16=False,
+            report_to="none", disable_tqdm=True, lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
         ),
         train_dataset=Dataset.from_list([{k: r[k] for k in keys} for r in rows]),
         processing_class=AutoTokenizer.from_pretrained("models/base"),
@@ -82,10 +85,12 @@ def shared_settings(**changes: Any) -> Any:
 
 
 def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folder: str) -> tuple[Any, Any]:
-    """The stages' own code, with a tree of `a.turns` rows a step."""
+    """The stages' own code; a tree of `a.turns` rows is a batch."""
     from dataclasses import replace
 
+    import torch
     from datasets import Dataset
+    from torch.utils.data import RandomSampler
     from trl import DPOTrainer, SFTTrainer
 
     from stages import dpo, sft
@@ -94,11 +99,13 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
 
     module, kind = (sft, SFTTrainer) if stage == "sft" else (dpo, DPOTrainer)
     p = params.load(stage, module.Params)
-    size = a.turns if form == "shared" else 2
+    shared = form != "separate"
+    size = a.turns if shared else 2
     section = replace(
-        getattr(p, stage), epochs=1, learning_rate=a.rate, batch_size=size, accumulation=a.turns // size, warmup_share=0
-    )
-    p = replace(p, train=shared_settings(rows=form), **{stage: section})
+        getattr(p, stage), seed=a.seed, epochs=1, learning_rate=a.rate, batch_size=size,
+        accumulation=a.turns * a.a_step // size, warmup_share=0,
+    )  # fmt: skip
+    p = replace(p, train=shared_settings(rows="shared" if shared else "separate"), **{stage: section})
     model, tokenizer = training.load(Path("models/base"), p.train)
     file = Path(folder) / "rows.jsonl"
     write_jsonl(file, rows)
@@ -109,7 +116,11 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
         for side, values in zip(dpo.SIDES, dpo.both_sides(model, tokens, p, tokenizer.pad_token_id), strict=True):
             for row, value in zip(tokens, values, strict=True):
                 row[f"ref_{side}_logps"] = float(value.sum())
-    trainer = training.exact(kind, tokens, size, 1, shared=form == "shared")(
+    trainer_class = training.exact(kind, tokens, size, a.seed, shared=shared)
+    if form == "shuffled":
+        drawn = RandomSampler(tokens, generator=torch.Generator().manual_seed(a.seed))
+        trainer_class._get_train_sampler = lambda *_: drawn
+    trainer = trainer_class(
         model,
         args=module.config(p, len(tokens), Path(folder) / "ckpt"),
         train_dataset=Dataset.from_list(supervised(tokens, "completion") if stage == "sft" else tokens),
@@ -131,7 +142,7 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
     from stages.common import training
     from stages.common.rows import read, supervised
 
-    set_seed(1)
+    set_seed(a.seed)
     rows = conversations(a.trees + HELD_OUT, a.turns, "You are a helpful assistant. Answer in one or two short sentences.")
     train, held = rows[: a.trees * a.turns], rows[a.trees * a.turns :]
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +157,7 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
         p.train = settings
         tokens, _ = read(file, ("prompt", "chosen", "rejected"), tokenizer, 4096, "drop")
         after = model.merge_and_unload()
-        if form != "shared":  # its body must take the batches of Collator
+        if form in ("plain TRL", "separate"):  # its body must take the batches of Collator
             reference.load_state_dict(after.state_dict())
             after, reference = reference, training.load(Path("models/base"), settings)[0]
         if stage == "sft":
@@ -163,31 +174,44 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trees", type=int, default=8)
     p.add_argument("--turns", type=int, default=10)
+    p.add_argument("--a-step", type=int, default=1, help="trees whose rows are a step (paper: 48 rows)")
     p.add_argument("--rate", type=float, default=3e-4)
+    p.add_argument("--seeds", type=int, default=1, help="trainings of each form; the tables has their means")
+    p.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--stages", nargs="+", default=["sft", "dpo"])
-    p.add_argument("--forms", nargs="+", default=FORMS, choices=FORMS, help="the first is what the others are compared with")
+    p.add_argument(
+        "--forms", nargs="+", default=FORMS[:3], choices=FORMS, help="the first is what the others are compared with"
+    )
     p.add_argument("--child", nargs=2, metavar=("FORM", "STAGE"), help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child:
         child(*a.child, a)
         return
-    print(f"{a.trees} trees of {a.turns} turns, one epoch, {a.turns} rows a step; held out: {HELD_OUT} trees")
-    print(f"{'stage':6}{'form':12}{'s/epoch':>9}{'of plain':>10}{'peak MB':>9}{'held-out loss':>15}{'of plain':>10}")
+    print(
+        f"{a.trees} trees of {a.turns} turns, one epoch, {a.a_step * a.turns} rows a step, {a.seeds} seeds; "
+        f"held out: {HELD_OUT} trees"
+    )
+    print(
+        f"{'stage':6}{'form':12}{'s/epoch':>9}{'of first':>10}{'peak MB':>9}{'held-out loss':>15}{'of first':>10}"
+        f"{'standard error':>16}"
+    )
     for stage in a.stages:
-        first: Record = {}
+        first: list[Record] = []
         for form in a.forms:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.train", *sys.argv[1:], "--child", form, stage],
-                capture_output=True, text=True,
-            )  # fmt: skip
-            if done.returncode:
-                sys.exit(done.stderr)
-            found = json.loads(done.stdout.splitlines()[-1])
+            found = []
+            for seed in range(1, a.seeds + 1):
+                words = [*sys.argv[1:], "--seed", str(seed), "--child", form, stage]
+                done = subprocess.run([sys.executable, "-m", "benchmarks.train", *words], capture_output=True, text=True)
+                if done.returncode:
+                    sys.exit(done.stderr)
+                found.append(json.loads(done.stdout.splitlines()[-1]))
             first = first or found
-            faster = first["seconds"] / found["seconds"]
+            seconds, peak, loss = (statistics.mean(f[k] for f in found) for k in ("seconds", "peak_mb", "loss"))
+            faster = statistics.mean(f["seconds"] for f in first) / seconds
+            changes = [100 * (f["loss"] / g["loss"] - 1) for f, g in zip(found, first, strict=True)]
+            error = f"{statistics.stdev(changes) / a.seeds**0.5:15.2f}%" if a.seeds > 1 else ""
             print(
-                f"{stage:6}{form:12}{found['seconds']:9.1f}{faster:9.2f}x{found['peak_mb']:9.0f}"
-                f"{found['loss']:15.4f}{100 * (found['loss'] / first['loss'] - 1):+9.2f}%",
+                f"{stage:6}{form:12}{seconds:9.1f}{faster:9.2f}x{peak:9.0f}{loss:15.4f}{statistics.mean(changes):+9.2f}%{error}",
                 flush=True,
             )
 
