@@ -5,7 +5,7 @@ separate); ours with shared prefixes (shared), which puts whole conversations in
 by itself, ours with shared prefixes but the rows shuffled (shuffled). Same model, adapter, optimiser, learning rate and rows
 a step.
 
-Run: python -m benchmarks.train (needs models/base; --turns, --trees, --a-step, --stages, --forms, --seeds change what it runs)
+Run: python -m benchmarks.train (needs models/base; --turns, --trees, --a-step, --stages, --forms and --seeds change it)
 """
 
 import argparse
