@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from conftest import Server
 from pages import commands, section
-from small import environment, ran, shell, small
+from repository import environment, judged, ran, shell
 
 
 @dataclass
@@ -50,7 +50,7 @@ def store(tmp_path_factory):
 def pushed(store, tmp_path_factory):
     """A repository whose results, run cache and replies were pushed by the page's lines; its model server is gone."""
     server = Server()
-    project = small(tmp_path_factory.mktemp("team") / "first", server.url)
+    project = judged(tmp_path_factory.mktemp("team") / "first", server.url)
     done = shell(project.folder, "dvc repro")
     assert ran(done) == ["seed_personas", "judge@base"], done.stderr
     assert len(server.requests) == 3
