@@ -60,8 +60,9 @@ def everything(folder: Path):
 def test_a_key_is_in_nothing_that_a_run_leaves_or_says(server, tmp_path, monkeypatch, place):
     key = f"sk-planted-{secrets.token_hex(20)}"
     project = judged(
-        tmp_path / "run", server.url, llm__endpoints__scripted__key_env="PLANTED_KEY", llm__endpoints__scripted__deadline_s=0.2
-    )
+        tmp_path / "run", server.url,
+        llm__endpoints__scripted__key_env="PLANTED_KEY", llm__endpoints__scripted__deadline_s=0.2,
+    )  # fmt: skip
     env = {"PLANTED_KEY": key} if place == "environment" else {}
     if place == ".env":
         (project.folder / ".env").write_text(f"# for the test\nOTHER=x\nPLANTED_KEY={key}\n")
