@@ -4,25 +4,24 @@ A command is one of three: its page is walked here, top to bottom, in a small re
 which see to it that none is left out; or NOT_RUN says why no test runs it. All of them are given in dry form, too.
 """
 
+import csv
 import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pages
 import pytest
-from closure import closure
-from conftest import ROOT, Done, Project
+from conftest import ROOT, Done, Server, reply_to
 from omegaconf import DictConfig, OmegaConf
 from pages import PAGES, blocks, commands, inline, section
-from repository import PEOPLE, commit, jsonl, ran, repository, sh, shell
+from repository import PEOPLE, commit, conversation, jsonl, ran, repository, sh, shell
 from test_chat import streamed
 
 from stages.common import params, preset
@@ -32,6 +31,12 @@ NOT_RUN = {
         "make repro",
         "make test",
         "make rehearsal",
+        "dvc exp run --name smoke $(python -m stages.common.preset smoke)",
+    ),
+    "are queues, as the tutorial's; tests/test_experiments.py runs two at a time, tests/test_studio.py offline": (
+        "dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5' -S 'roleplay.seed=1,2'",
+        "dvc queue start -j 2",
+        "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
     "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
     "asks a paid API, wants a GPU": (
@@ -172,7 +177,8 @@ def test_a_new_command_would_be_seen(page, monkeypatch):
     monkeypatch.setattr(pages, "section", longer)
     assert commands(page) == [*COMMANDS[page], new]
     if walked(page):
-        assert f'walk(here, "{page}"' in Path(__file__).read_text().split(f"\ndef test_{page}(")[1].split("\ndef ")[0]
+        own = Path(__file__).read_text().split(f"\ndef test_{page}(")[1].split("\ndef ")[0]
+        assert re.search(rf'walk\(\s*here, "{page}"', own)
     elif guard := guarded(page):
         with pytest.raises(AssertionError):
             guard()
@@ -230,17 +236,26 @@ def test_paths_that_are_named_exist(page):
 
 
 def walk(
-    folder: Path, page: str, *, said_as: Mapping[str, str] = {}, then: Mapping[str, Callable[[], None]] = {}, **env: str
+    folder: Path,
+    page: str,
+    *,
+    but: Sequence[str] = (),
+    said_as: Mapping[str, str] = {},
+    then: Mapping[str, Callable[[], None]] = {},
+    **env: str,
 ) -> dict[str, Done]:
     """Run every command of a page in order, but for those of NOT_RUN; each must succeed.
 
     Args:
+        but: pages whose walk runs some of its commands, which are then not run again.
         said_as: other words for parts of commands (an address, a path).
         then: what is to happen after a command, before the next.
     """
+    assert all(map(walked, but))
+    others = {line for other in but for line in commands(other)}
     found = {}
     for line in commands(page):
-        if line not in WHY:
+        if line not in WHY and line not in others:
             given = line
             for part, other in said_as.items():
                 given = given.replace(part, other)
@@ -276,25 +291,36 @@ def editor(folder: Path, old: str, new: str) -> str:
     return str(program)
 
 
-def experiment(folder: Path, url: str, *stages: str) -> Project:
-    """Two arms, base and dpo, which a server answers for; the training writes down its settings and trains nothing."""
-    project = repository(
-        folder, url, "seed_personas", "dpo", "converse", "calibrate", "judge", *stages, arms=("base", "dpo"),
-        arms__base__model="scripted:tiny", arms__dpo__model="scripted:tiny", converse__turns=2, eval__resamples=50,
+def experiment(folder: Path, url: str, *stages: str, arms: Sequence[str]) -> None:
+    """A repository after `make repro`. A server answers for all models; dpo copies the base and writes down its settings."""
+    models = {f"arms__{arm}__model": "scripted:tiny" for arm in arms}
+    repository(
+        folder, url, "seed_personas", "dpo", *stages, arms=arms, **models, converse__turns=2, eval__resamples=50,
     )  # fmt: skip
     spec = OmegaConf.load(folder / "dvc.yaml")
     spec.stages.dpo.cmd = (
-        "mkdir -p models/dpo results/dpo_live && cp params.yaml models/dpo && "
+        "mkdir -p results/dpo_live && cp -r models/base models/dpo && cp params.yaml models/dpo && "
         "touch results/dpo_live/curve && echo {} > results/dpo.json"
     )
     spec.stages.dpo.deps = ["models/base"]
     OmegaConf.save(spec, folder / "dvc.yaml")
     with_make(folder)
-    done = shell(folder, "dvc repro")
-    assert done.returncode == 0, done.stderr
+    if "base_model" not in stages:
+        done = shell(folder, "dvc repro")
+        assert done.returncode == 0, done.stderr
     commit(folder, "after make repro")
     with_origin(folder)
-    return project
+
+
+def talking(server: Server, folder: Path) -> dict[str, str]:
+    """How a page's chats are said: a person types a line, and a server answers in the place of the weights."""
+    server.reply = lambda body: streamed("hello there") if body.get("stream") else reply_to(body)
+    (folder.parent / "sitecustomize.py").write_text(
+        "from stages.common import engine\n"
+        f"engine.start = lambda folder, **_: engine.Engine({server.url!r}, folder.name, 'key', None)\n"
+    )
+    typed = f"printf 'Hi\\n/quit\\n' | PYTHONPATH={folder.parent}:{folder}"
+    return {"make chat": f"{typed} make chat", "python -m stages.common.chat": f"{typed} python -m stages.common.chat"}
 
 
 def finished(folder: Path) -> Callable[[], None]:
@@ -314,23 +340,19 @@ def finished(folder: Path) -> Callable[[], None]:
 @pytest.mark.slow
 def test_tutorial(server, tmp_path):
     here = tmp_path / "repo"
-    experiment(here, server.url, "eval")
-    talking = tmp_path / "talking"
-    talking.mkdir()
-    seen: dict[str, str] = {}
+    experiment(here, server.url, "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
 
-    def judged_again() -> None:
+    def undo() -> None:
+        """What the page says of it, and back again."""
         sh(here, "git", "stash", "-q")
-        before = len(server.requests)
-        seen["undone"] = sh(here, "dvc", "repro")
-        assert len(server.requests) == before and sh(here, "git", "status", "--porcelain") == ""
+        assert ran(shell(here, "dvc repro")) == [] and sh(here, "git", "status", "--porcelain") == ""
         sh(here, "git", "stash", "pop", "-q")
         sh(here, "dvc", "checkout", "-q")
 
     said = walk(
         here, "tutorial",
-        said_as={"/srv/dvc-store": str(tmp_path / "store"), "make chat": "make browse"},
-        then={"git diff --stat": judged_again, "dvc queue start": finished(here)},
+        said_as={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
+        then={"git diff --stat": undo, "dvc queue start": finished(here)},
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
     assert "up to date" in said["dvc status"].stdout
@@ -338,7 +360,7 @@ def test_tutorial(server, tmp_path):
     assert set(ran(said["dvc repro"])) == changed and "AL(1)" in said["dvc repro"].stdout
     assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in said["dvc repro"].stdout
     assert "Stage 'converse@dpo' didn't change, skipping" in said["dvc repro"].stdout
-    assert {"prompts/judge.txt", "dvc.lock", "results/eval.json"} <= set(re.findall(r"[\w./]+", said["git diff --stat"].stdout))
+    assert all(name in said["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
     page = said["make compare A=HEAD~1 B=HEAD"].stdout
     assert "+You rate how well" in page and "Not measured in the same way: prompts_sha256.judge differ" in page
     shown = said["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
@@ -350,4 +372,171 @@ def test_tutorial(server, tmp_path):
     assert "Data and pipelines are up to date" in status
     assert (tmp_path / "copy/models/dpo/params.yaml").exists()
     assert "beta-1" in sh(tmp_path / "copy", "dvc", "exp", "list", "--all-commits")
-    assert seen["undone"], seen
+    assert "dpo> hello" in said["make chat"].stdout and "base> hello" in said["make chat"].stdout
+
+
+@pytest.mark.slow
+def test_experiments(server, tmp_path):
+    here = tmp_path / "repo"
+    repository(here, server.url, "seed_personas")
+    with_make(here)
+    commit(here, "make")
+    sh(here, "dvc", "exp", "run", "--name", "smoke", "-S", "seed_personas.min_chars=11")
+    said = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
+    table = list(csv.DictReader((here / "experiments.csv").read_text().splitlines()))
+    assert ("smoke", "11") in {(row["Experiment"], row["seed_personas.min_chars"]) for row in table}
+    assert "# main and smoke" in (here / "compare.md").read_text()
+    assert "beta02" in said["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
+
+
+@pytest.mark.slow
+def test_README(server, tmp_path):
+    here = tmp_path / "repo"
+    experiment(here, server.url, "converse", "judge", arms=("base",))
+    (here / "models/sft").mkdir()  # for its name in the chat
+    said = walk(
+        here, "README", but=["tutorial", "api_roles"], said_as=talking(server, here),
+    )  # fmt: skip
+    assert ran(said["dvc exp run -S dpo.beta=0.2"])[0] == "dpo"
+    assert ran(said["dvc exp run -S 'arms.base.prompt=remind'"]) == ["converse@base", "judge@base"]
+    assert "arms.base.prompt" in said["dvc params diff; dvc metrics diff; dvc plots diff"].stdout
+    assert "python -m stages.roleplay" in said["python -m stages.roleplay --help"].stdout
+    assert (here / "replies.jsonl.gz").exists()
+
+
+@pytest.mark.slow
+def test_api_roles(server, tmp_path, monkeypatch):
+    here = tmp_path / "repo"
+    stages = OmegaConf.load(ROOT / "dvc.yaml").stages
+    openai = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml").llm.endpoints.openai)
+    scripted = {"base_url": server.url, "deadline_s": 5.0}
+    repository(
+        here, server.url, *stages, arms=tuple(OmegaConf.load(ROOT / "params.yaml").arms),
+        llm__endpoints={"openai": {**openai, "base_url": server.url}, "scripted": scripted},
+    )  # fmt: skip
+    with_make(here)
+    spec = OmegaConf.load(here / "dvc.yaml")
+    done: dict[str, Done] = {}
+
+    def judge_alone() -> None:
+        """From here on: the judge's stages and one arm; first without a key, then with a budget too small."""
+        spec.stages = {name: spec.stages[name] for name in ("calibrate", "judge")}
+        OmegaConf.save(spec, here / "dvc.yaml")
+        values = OmegaConf.load(here / "params.yaml")
+        values.arms = {"base": values.arms.base}
+        OmegaConf.save(values, here / "params.yaml")
+        (here / "models/base").mkdir(parents=True)
+        (here / "models/base/model.safetensors").write_text("weights")
+        jsonl(here / "data/conversations/base.jsonl", [conversation(p) for p in PEOPLE])
+        commit(here, "judge")
+        run = "dvc exp run -S roles.judge_model=openai:gpt-4o-mini -S llm.budget_usd="
+        done["no key"] = shell(here, f"{run}5", OPENAI_API_KEY="")
+        sh(here, "git", "checkout", "-q", ".")
+        done["little"] = shell(here, f"{run}0.0001", OPENAI_API_KEY="sk-1")
+        sh(here, "git", "checkout", "-q", ".")
+
+    said = walk(here, "api_roles", then={"make plan": judge_alone}, OPENAI_API_KEY="sk-1")
+    assert re.search(r"\nroleplay +user +0 +72 .* unknown", said["make plan"].stdout)
+    assert "set OPENAI_API_KEY to its API key" in done["no key"].stderr
+    assert "llm.budget_usd: " in done["little"].stderr and "all replies are kept" in done["little"].stderr
+    assert "passed" in said["dvc metrics show results/judge/calibration.json"].stdout
+    assert re.search(r"judge +judge +openai:gpt-4o-mini", said["python -m stages.common.replies size"].stdout)
+
+
+@pytest.mark.slow
+def test_own_personas(server, tmp_path):
+    here = tmp_path / "repo"
+    grown = {"target": 26, "threshold": 0.95}
+    repository(
+        here, server.url, "seed_personas", "filter_personas", filter_personas__profiles=grown,
+        filter_personas__personalities=grown, filter_personas__train=4, filter_personas__eval_profiles=1,
+    )  # fmt: skip
+    (example,) = blocks("own_personas", "json")
+    (here / "data/my_profiles.jsonl").write_text(example)
+    walk(here, "own_personas", said_as={"/tmp/": f"{tmp_path}/"})
+    measured = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
+    assert (measured["seeds"], measured["imported"], measured["stopped"]) == (24, 2, "target") and not measured["rejected"]
+    assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_own_model(server, tmp_path, monkeypatch, capsys):
+    from tiny import save
+
+    here = tmp_path / "repo"
+    experiment(here, server.url, "base_model", arms=("base",))
+
+    def published() -> None:
+        for line in (
+            "dvc repro dpo", f"dvc remote add --default store {tmp_path}/store", "git add -A", "git commit -qm dpo",
+            "dvc push", "git push -q origin HEAD",
+        ):  # fmt: skip
+            assert shell(here, line).returncode == 0, line
+
+    first, *_, register, get = (line for line in commands("own_model") if line not in WHY)
+    said = walk(
+        here, "own_model", said_as={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
+        then={first: published, register: lambda: sh(here, "git", "push", "-q", "origin", "--tags")},
+    )  # fmt: skip
+    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", said[first].stderr)
+    assert ran(said[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
+    assert (tmp_path / "dpo/model.safetensors").read_bytes() == (here / "models/base/model.safetensors").read_bytes()
+    monkeypatch.chdir(here)
+    (example,) = blocks("own_model", "python")
+    exec(compile(example, "docs/own_model.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n") and get in said
+
+
+def test_evaluation(tmp_path):
+    here = tmp_path / "repo"
+    here.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, here)
+    for name in ("stages", "results", "docs"):
+        (here / name).symlink_to(ROOT / name)
+    (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
+    default, study, others = walk(here, "evaluation").values()
+    assert "Recognition of the user" in default.stdout and "AL(1)" in default.stdout
+    assert "scale of 0-100" in others.stdout and "AL(2)" in others.stdout and (here / "cases.jsonl").exists()
+    result = json.loads((here / "recomputed.json").read_text())["models"]["ours"]
+    assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
+
+    # the worked example says what the file says
+    page = section("evaluation", "Worked example")
+    values = json.loads((ROOT / "docs/study_judge_free.json").read_text())
+    for model in ("base", "dpo", "oracle"):
+        m = values["models"][model]
+        later = m["recognition"]["later"]
+        row = f"| {model} | {later['reply']['mrr']:.2f} | {later['new']['mrr']:.2f} | {m['degeneration']['loops']:.2f} |"
+        assert row in page and all(f"{later[k]['mrr']:.2f}" in study.stdout for k in ("reply", "new"))
+    over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
+    for gain in (over["reply"], over["new"], base["new"], base["reply"]):
+        assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page
+    seen = values["recognition"]
+    reached = (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"])
+    assert ", ".join(f"{x:.2f}" for x in reached) in page
+
+
+@pytest.mark.slow
+def test_add_a_stage(server, tmp_path):
+    here = tmp_path / "repo"
+    repository(here, server.url, "seed_personas", arms=("base", "dpo"))
+    turns = [{"turn": n, "user": "I fish.", "reply": r} for n, r in enumerate(("Good.", "Who fishes?", "So do I."), 1)]
+    for arm in ("base", "dpo"):
+        jsonl(here / f"data/conversations/{arm}.jsonl", [{**p, "turns": turns} for p in PEOPLE])
+    code, wave = blocks("add_a_stage", "python")
+    stage, values = (OmegaConf.create(block) for block in blocks("add_a_stage", "yaml"))
+    (here / "stages/questions.py").write_text(code)
+    for file, new in (("dvc.yaml", {"stages": stage}), ("params.yaml", values)):
+        OmegaConf.save(OmegaConf.merge(OmegaConf.load(here / file), new), here / file)
+    shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", here)
+    tests = here / "tests/test_pipeline.py"
+    tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
+    for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        sh(here, *check, "stages/questions.py")
+    said = walk(here, "add_a_stage", but=["api_roles"])
+    assert ran(said["dvc repro questions"]) == ["questions"]
+    assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"
+    assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
+    assert "4 passed" in said["python -m pytest tests/test_pipeline.py -k questions"].stdout
