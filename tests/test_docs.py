@@ -96,15 +96,19 @@ def with_params_of(page: str) -> DictConfig:
     return values
 
 
-def overridden(page: str, words: list[str], folder: Path) -> None:
-    """What `dvc` makes of its words; the params they give are ones that params.yaml may hold."""
+def parsed(page: str, words: list[str], folder: Path, whole: bool) -> None:
+    """DVC takes the words, and the params they give are ones that params.yaml may hold.
+
+    `whole`: False in running text, where a command may stand without its arguments.
+    """
     from dvc.cli import DvcParserError, parse_args
     from dvc.utils.cli_parse import to_path_overrides
     from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
 
     try:
         given = parse_args(words)
-    except DvcParserError:  # in running text a command may stand for itself
+    except DvcParserError:
+        assert not whole
         with pytest.raises(SystemExit) as told:
             parse_args([*words, "--help"])
         assert told.value.code == 0
@@ -141,7 +145,7 @@ def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
             top = words[2].partition(".")[0]
             assert top in ABSENT or importlib.util.find_spec(words[2]), words[2]
         elif words[0] == "dvc":
-            overridden(page, words[1:], tmp_path)
+            parsed(page, words[1:], tmp_path, whole=line in COMMANDS[page])
         else:
             known = shell(tmp_path, f"type {shlex.quote(words[0])}").returncode == 0
             assert known or words[0] in {*ABSENT, "$EDITOR"}, words[0]
