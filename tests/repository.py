@@ -1,12 +1,16 @@
-"""A small DVC repository of its own for tests that run real `dvc` commands: some stages of dvc.yaml, the committed code."""
+"""A small DVC repository of its own for tests that run real commands in it, as a user would: some stages of dvc.yaml."""
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from conftest import ROOT, Project
+from conftest import ROOT, Done, Project
 from omegaconf import OmegaConf
 
 PEOPLE = [
@@ -15,43 +19,97 @@ PEOPLE = [
 ]
 
 
-def sh(folder: Path, *words: str, check: bool = True, **env: str) -> str:
-    """What a command prints, errors too. No DVC variable of the outer run gets in."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("DVC", "STUDIO"))}
-    done = subprocess.run(words, cwd=folder, env=kept | env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert not check or done.returncode == 0, done.stdout[-4000:]
-    return done.stdout
+def environment(folder: Path, **more: str) -> dict[str, str]:
+    """Of a user at `folder` who has nothing of this machine's but its programs: own home, no keys, no DVC settings."""
+    home = folder.parent / "home"
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    person = {f"GIT_{who}_{what}": f"{who}@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    return {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(home),
+        "TMPDIR": str(home / "tmp"),
+        "DVC_SITE_CACHE_DIR": str(home / "site"),
+        "DVC_NO_ANALYTICS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        **person,
+        **more,
+    }
+
+
+def shell(folder: Path, line: str, **more: str) -> Done:
+    """Run a line in a shell."""
+    env = environment(folder, **more)
+    done = subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, errors="replace")
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def sh(folder: Path, *words: str, check: bool = True, **more: str) -> str:
+    """What a command prints, errors too."""
+    done = shell(folder, shlex.join(words), **more)
+    said = done.stdout + done.stderr
+    assert not check or done.returncode == 0, said[-4000:]
+    return said
+
+
+def ran(done: Done) -> list[str]:
+    """Stages that `dvc repro` really ran."""
+    return [line.split("'")[1] for line in done.stdout.splitlines() if line.startswith("Running stage")]
 
 
 def commit(folder: Path, message: str) -> None:
     """Commit everything."""
     sh(folder, "git", "add", "-A")
-    sh(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", message)
+    sh(folder, "git", "commit", "-qm", message)
 
 
-def jsonl(path: Path, rows: list[dict]) -> None:
+def jsonl(path: Path, rows: Sequence[dict]) -> None:
     """Write rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in rows))
 
 
-def repository(folder: Path, url: str, *stages: str, **values: object) -> Project:
-    """A committed DVC repository with these stages, every role on the scripted server, weights that nobody looks into."""
-    folder.mkdir()
+def conversation(person: dict) -> dict:
+    """A conversation of three turns, as stage converse writes it."""
+    turns = [{"turn": n, "item": n, "user": f"I fish {n}.", "reply": f"Good {n}.", "outcome": "ok"} for n in range(1, 4)]
+    return {**person, "items": ["x"], "turns": turns, "ended": None}
+
+
+def repository(
+    folder: Path, url: str, *stages: str, people: Sequence[dict] = PEOPLE, arms: Sequence[str] = ("base",), **values: object
+) -> Project:
+    """A committed DVC repository with these stages and arms, every role on the scripted server.
+
+    What other stages make is given: personas, conversations (of `people`), weights that nobody looks into. `values`: params
+    to change, as for `Project.set`.
+    """
+    folder.mkdir(parents=True)
     project = Project(folder, url)
+    project.params.arms = {name: project.params.arms[name] for name in arms}
+    project.set(**values)
     spec = OmegaConf.load(folder / "dvc.yaml")
     spec.stages = {name: stage for name, stage in spec.stages.items() if name in stages}
+    if "eval" in stages:  # which names the files of every arm
+        other = re.compile(rf"data/(judgements|conversations)/(?!({'|'.join(arms)})\.jsonl$)")
+        spec.stages.eval.cmd = " ".join(w for w in spec.stages.eval.cmd.split() if not other.match(w))
+        spec.stages.eval.deps = [d for d in spec.stages.eval.deps if not other.match(d)]
     OmegaConf.save(spec, folder / "dvc.yaml")
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / ".gitignore", folder)
-    (folder / "models/base").mkdir(parents=True)
-    (folder / "models/base/model.safetensors").write_text("weights")
-    jsonl(folder / "data/personas/train.jsonl", PEOPLE)
-    project.set(**values)
-    sh(folder, "git", "init", "-q", "-b", "main")
-    sh(folder, "dvc", "init", "-q")
-    sh(folder, "dvc", "config", "core.analytics", "false")
-    sh(folder, "git", "config", "user.name", "t")
-    sh(folder, "git", "config", "user.email", "t@t")
-    commit(folder, "base")
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    weights = {"base"} | ({project.params.arms[a].weights for a in arms} - set(stages))
+    for name in weights - {"base"} if "base_model" in stages else weights:
+        (folder / "models" / name).mkdir(parents=True)
+        (folder / "models" / name / "model.safetensors").write_text("weights")
+    for name in () if "filter_personas" in stages else ("train", "eval"):
+        jsonl(folder / f"data/personas/{name}.jsonl", people)
+    for name in () if "converse" in stages else arms:
+        jsonl(folder / f"data/conversations/{name}.jsonl", [conversation(p) for p in people])
+    for words in (["git", "init", "-q", "-b", "main"], ["dvc", "init", "-q"]):
+        sh(folder, *words)
+    commit(folder, "start")
     return project
+
+
+def judged(folder: Path, url: str, **values: object) -> Project:
+    """The smallest of use: two stages, one of which asks the scripted model three questions."""
+    return repository(folder, url, "seed_personas", "judge", people=PEOPLE[:1], **values)

@@ -51,13 +51,19 @@ def answers_as(name):
 
 def settings_of_the_page() -> dict[str, str]:
     """Role -> endpoint:model, from the page's `dvc exp run`."""
-    line = next(c for c in commands("endpoints") if c.startswith("dvc exp run"))
+    _, _, line = commands("endpoints", "Roles on different")
+    assert line.startswith("dvc exp run")
     return dict(word.split("=") for word in shlex.split(line) if "=" in word)
+
+
+def test_no_command_of_the_page_is_left_out():
+    run = ("Roles on different", "Starting the servers")
+    assert commands("endpoints") == [line for heading in run for line in commands("endpoints", heading)]
 
 
 def test_the_page_checks_and_plans_before_it_asks(planned):  # noqa: F811
     planned.set(llm__endpoints=ENDPOINTS, **{k.replace(".", "__"): v for k, v in settings_of_the_page().items()})
-    first, second = (shlex.split(c) for c in commands("endpoints")[:2])
+    first, second, _ = (shlex.split(c) for c in commands("endpoints", "Roles on different"))
     assert first[:2] == second[:2] == ["python", "-m"]
     planned._run(first[2:], check=True)
     table = planned._run(second[2:], check=True).stdout

@@ -2,12 +2,8 @@
 
 import csv
 import hashlib
-import importlib.util
 import io
 import json
-import re
-import shlex
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -16,7 +12,7 @@ import pytest
 from conftest import ROOT, complains, reply_to
 from repository import commit, repository, sh
 
-from stages.common import compare, params
+from stages.common import compare
 
 TEMPS = (0.4, 0.6)
 
@@ -175,40 +171,3 @@ def test_an_unknown_name_is_one_line(history):
         capture_output=True, text=True,
     )  # fmt: skip
     complains(done, "'nowhere'", "no revision and no experiment")
-
-
-def commands() -> list[str]:
-    """Every command of docs/experiments.md, with what `$(...)` stands for."""
-    text = (ROOT / "docs/experiments.md").read_text()
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line] + re.findall(r"`((?:dvc|make|git) [^`]+)`", text)
-
-
-@pytest.mark.parametrize("command", dict.fromkeys(commands()))
-def test_every_command_of_the_page_can_be_given(command, tmp_path, monkeypatch):
-    """Its dry form: DVC's own command line and override parsers, make -n, a module that is there."""
-    from dvc.cli import parse_args
-    from dvc.utils.cli_parse import to_path_overrides
-    from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
-
-    from stages.common import preset
-
-    monkeypatch.chdir(ROOT)
-    filled = re.sub(r"\$\(python -m stages\.common\.preset (\w+)\)", lambda m: " ".join(preset.words(m[1])), command)
-    assert "$(" not in filled
-    words = [w for w in shlex.split(filled.partition(" > ")[0]) if not w.startswith("DVC_STUDIO_OFFLINE=")]
-    if words[0] == "make":
-        sh(ROOT, "make", "-n", *words[1:])
-    elif words[0] == "python":
-        assert importlib.util.find_spec(words[2])
-    elif words[0] == "dvc":
-        given = parse_args(words[1:])
-        sweeps = get_hydra_sweeps(to_path_overrides(getattr(given, "set_param", None) or []))
-        assert (len(sweeps) > 1) == ("--queue" in words and "-S" in words)
-        for overrides in sweeps:
-            shutil.copy(ROOT / "params.yaml", tmp_path)
-            apply_overrides(tmp_path / "params.yaml", overrides.get("params.yaml", []))
-            assert params.check(params.load_yaml(str(tmp_path / "params.yaml"))) == []
-    else:
-        assert words[0] == "git"

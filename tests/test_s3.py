@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 from conftest import Server
 from pages import commands, section
-from small import environment, ran, shell, small
+from repository import environment, judged, ran, shell
 
 
 @dataclass
@@ -50,7 +50,7 @@ def store(tmp_path_factory):
 def pushed(store, tmp_path_factory):
     """A repository whose results, run cache and replies were pushed by the page's lines; its model server is gone."""
     server = Server()
-    project = small(tmp_path_factory.mktemp("team") / "first", server.url)
+    project = judged(tmp_path_factory.mktemp("team") / "first", server.url)
     done = shell(project.folder, "dvc repro")
     assert ran(done) == ["seed_personas", "judge@base"], done.stderr
     assert len(server.requests) == 3
@@ -91,9 +91,12 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(pushed, store, tmp_path
     assert (second / "data/judgements/base.jsonl").read_bytes() == judged
 
 
-def test_no_command_of_the_page_is_left_out(pushed, tmp_path):
+def test_no_command_of_the_page_is_left_out():
     run = ["Set up", "Keys", "Push", "Pull", "Try it"]
     assert commands("s3") == [line for heading in run for line in commands("s3", heading)]
+
+
+def test_every_other_setting_of_the_page_is_taken(pushed, tmp_path):
     second = clone(pushed, tmp_path)
     settings = re.findall(r"`(dvc remote modify [^`]*)`", section("s3"))
     assert len(settings) == 3

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT, Done, complains, respond
 from pages import commands
-from small import ran, shell, small
+from repository import judged, ran, shell
 
 from stages.common import engine
 from stages.common.endpoint import Endpoint, Limits, key_named
@@ -59,7 +59,10 @@ def everything(folder: Path):
 @pytest.mark.parametrize("place", ["environment", ".env"])
 def test_a_key_is_in_nothing_that_a_run_leaves_or_says(server, tmp_path, monkeypatch, place):
     key = f"sk-planted-{secrets.token_hex(20)}"
-    project = small(tmp_path / "run", server.url, key_env="PLANTED_KEY", deadline_s=0.2)
+    project = judged(
+        tmp_path / "run", server.url,
+        llm__endpoints__scripted__key_env="PLANTED_KEY", llm__endpoints__scripted__deadline_s=0.2,
+    )  # fmt: skip
     env = {"PLANTED_KEY": key} if place == "environment" else {}
     if place == ".env":
         (project.folder / ".env").write_text(f"# for the test\nOTHER=x\nPLANTED_KEY={key}\n")
@@ -176,7 +179,7 @@ def test_a_missing_key_is_named_with_both_places(project):
 
 
 def test_the_file_is_ignored_by_git_and_dvc_and_made_as_the_page_says(server, tmp_path):
-    folder = small(tmp_path / "run", server.url).folder
+    folder = judged(tmp_path / "run", server.url).folder
     (tmp_path / "editor").write_text("#!/bin/sh\necho PLANTED_KEY=sk-1 >> $1\n")
     (tmp_path / "editor").chmod(0o700)
     for line in commands("security", "Keys"):

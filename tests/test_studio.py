@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Server
 from omegaconf import OmegaConf
-from repository import PEOPLE, commit, jsonl, repository, sh
+from repository import commit, jsonl, repository, sh
 
 TOKEN = "isat_recorded_0123456789"  # no token of anybody's
 
@@ -84,14 +84,10 @@ def ours(tmp_path_factory, recorder):
         train__lora_layers=1, train__lora_rank=2, train__dtype="float32", sft__accumulation=1, sft__learning_rate=0.001,
     )  # fmt: skip
     here = project.folder
-    project.params.arms = {"base": project.params.arms.base}
-    project.write()
     pipeline = OmegaConf.load(here / "dvc.yaml")
     pipeline.plots = [p for p in pipeline.plots if next(iter(p)) == "SFT loss"]
     OmegaConf.save(pipeline, here / "dvc.yaml")
     tiny_model(here / "models/base")
-    turns = [{"turn": n + 1, "item": 0, "user": f"I mend {n}", "reply": "Rest .", "outcome": "ok"} for n in range(2)]
-    jsonl(here / "data/conversations/base.jsonl", [{**p, "items": ["x"], "turns": turns, "ended": None} for p in PEOPLE])
     said = [{"role": "user", "content": "I mend boats"}]
     rows = [
         {"prompt": said, "completion": [{"role": "assistant", "content": f"Rest your knee {'.' * n}"}]} for n in range(1, 4)
@@ -132,7 +128,7 @@ def test_training_and_generating_are_seen_live(ours):
     steps = [int(p["step"]) for name, p in plots if name == "results/sft_live/plots/metrics/train/loss.tsv"]
     assert steps == sorted(set(steps))
     asked = [p for name, p in plots if name == "results/live/judge_base.tsv"]
-    assert asked and asked[-1]["done"] == 8 and asked[-1]["calls"] == 16 and "stored" in asked[-1]
+    assert asked and asked[-1]["done"] == 8 and asked[-1]["calls"] == 24 and "stored" in asked[-1]
     last = [e for e in events if "results/live/judge_base.json" in e.get("metrics", {})][-1]
     assert last["metrics"]["results/live/judge_base.json"]["data"]["total"] == 8  # beside the own persona and a wrong one
 
