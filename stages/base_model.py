@@ -111,6 +111,12 @@ def main() -> None:
             template = local if local.exists() else None
         if settings.gguf != "none" and template is not None:
             gguf.export(made, template, made / GGUF, settings.gguf)
+        elif settings.gguf != "none":
+            print(
+                f"base_model.gguf: {settings.gguf} is not made, as {settings.source} has no {GGUF} to lay it out by; "
+                "the folder is served by transformers serve",
+                file=sys.stderr,
+            )
         if out.exists():
             shutil.rmtree(out)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -284,6 +284,7 @@ def measures(kind: Kind, seeds: int, encode: "Encode") -> Record:
     """What a grown pool is worth (diversity.py), what became of what was generated, and why it stopped."""
     texts = [t["text"] for t in kind.texts]
     rates = {str(r["round"]): float(r["acceptance"]) for r in kind.rounds}
+    offered = max(1, kind.generated + len(kind.imported))
     return {
         "seeds": seeds,
         "imported": sum(t["category"] == "imported" for t in kind.texts),
@@ -291,7 +292,7 @@ def measures(kind: Kind, seeds: int, encode: "Encode") -> Record:
         "generated": kind.generated,
         "acceptance": {"mean": mean(list(rates.values())), **rates},
         "rejected": dict(sorted(kind.rejected.items())),
-        "rejected_share": {k: round(v / max(1, kind.generated), 4) for k, v in sorted(kind.rejected.items())},
+        "rejected_share": {k: round(v / offered, 4) for k, v in sorted(kind.rejected.items())},
         "items_dropped": dict(sorted(kind.dropped.items())),
         "stopped": kind.stopped,
         **diversity.measure(texts, encode(texts), seeds, [t["category"] for t in kind.texts[:seeds]]),

@@ -36,7 +36,8 @@ def tiny(tmp_path):
 
 def test_a_local_folder_is_a_drop_in(project, tiny):
     project.set(base_model__source=str(tiny), base_model__sha256="")
-    project.run("base_model")
+    done = project.run("base_model")
+    assert "base_model.gguf: Q8_0 is not made" in done.stderr and "is not pinned" in done.stderr
     made = project.folder / "models/base"
     assert json.loads((made / "config.json").read_text())["dtype"] == "bfloat16"
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in made.iterdir()}

@@ -1,5 +1,6 @@
 """The plan: what is to be asked is known before it is asked."""
 
+import json
 import subprocess
 from pathlib import Path
 
@@ -45,6 +46,19 @@ def test_the_plan_of_a_first_run_is_what_is_then_asked(planned, server):
     made = len(server.requests)
     ahead = sum(n for name, n in wanted.items() if name.startswith(("filter_personas", "roleplay")))
     assert made * 0.85 <= ahead <= made * 1.15, (wanted, made)
+
+
+def test_more_calls_for_personas_where_the_last_run_kept_few(planned):
+    def wanted(mean):
+        found = {"acceptance": {"mean": mean}}
+        written = planned.folder / "results/filter_personas.json"
+        written.parent.mkdir(parents=True, exist_ok=True)
+        written.write_text(json.dumps({"profiles": found, "personalities": found}))
+        return calls()["filter_personas generator"]
+
+    planned.set(filter_personas__profiles__target=40, filter_personas__personalities__target=40,
+                filter_personas__calls=1, filter_personas__max_rounds=100)  # fmt: skip
+    assert wanted(1.0) < wanted(None) < wanted(0.2) <= 2 * planned.params.filter_personas.max_rounds
 
 
 @pytest.mark.parametrize("tells", [True, False])

@@ -210,8 +210,8 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     name = "filter_personas"
     p = params.load(name, filter_personas.Params)
     f, speaker = p.filter_personas, filter_personas.generator(p)
-    measured = line.path(name, "metrics")
-    last = json.loads(read_text(measured)) if measured.exists() else {}
+    metrics = line.path(name, "metrics")
+    last = json.loads(read_text(metrics)) if metrics.exists() else {}
     texts = line.prompts(name, "profile", "personality")
     async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, 0, seen, missing=True) as client:
         for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
@@ -222,8 +222,8 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
                 with contextlib.redirect_stderr(io.StringIO()):  # its progress line
                     await filter_personas.grow(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
             except* Unknown:
-                rounds = last.get(pool, {}).get("rounds", [])
-                share = sum(r["acceptance"] for r in rounds) / len(rounds) if rounds else ACCEPTANCE
+                measured = last.get(pool, {}).get("acceptance", {}).get("mean")
+                share = ACCEPTANCE if measured is None else measured
                 left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
                 likely = min(math.ceil(left), f.max_rounds - len(kind.rounds))
                 client.more(

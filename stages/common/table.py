@@ -65,8 +65,9 @@ def gain_rows(result: dict[str, Any]) -> Rows:
         gained, share, more = ["", "", ""], ["", ""], ["", ""]
         if g is not None:
             low, high = (percent(v) for v in g["ci"])
-            gained = [f"{number(percent(g['relative_improvement']), 1, True)} %", interval([low, high], 1, True)]
-            gained += [p_value(g["p_holm"])]
+            more_than = percent(g["relative_improvement"])
+            gained = [number(more_than, 1, True) + (" %" if more_than is not None else "")]
+            gained += [interval([low, high], 1, True), p_value(g["p_holm"])]
             s = g["share_of_gain"]
             share = [number(s["value"]), interval(s["ci"])]
             more = [number(g["personalisation"]["difference"], 2, True), p_value(g["personalisation"]["p_holm"])]
@@ -149,7 +150,7 @@ def marked(judge: str, about: dict[str, Any]) -> str:
 def by_whom(result: dict[str, Any]) -> str:
     """Whose scores the headline is: `Judge: embedded (!)`, or the mean of several."""
     names = [marked(j, result["judges"][j]) for j in result["protocol"]["judges"]]
-    return f"Judge: {names[0]}" if len(names) == 1 else f"Mean of the judges {', '.join(names)}"
+    return f"Judge: {names[0] if names else 'none'}" if len(names) < 2 else f"Mean of the judges {', '.join(names)}"
 
 
 def notes(result: dict[str, Any]) -> list[str]:
