@@ -69,6 +69,8 @@ def joined(where: Cluster) -> Any:
         try:
             if where.address not in (None, "auto"):  # Ray would try for ever
                 host, _, port = str(where.address).rpartition(":")
+                if host in ("127.0.0.1", "localhost"):  # as Ray reads it
+                    host = ray.util.get_node_ip_address()
                 socket.create_connection((host, int(port)), timeout=20).close()
             with hushed():
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)

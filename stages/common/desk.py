@@ -99,13 +99,16 @@ class DeskCache:
         self, key: str, make: Callable[[], Awaitable[dict[str, Any]]], **about: Any
     ) -> tuple[dict[str, Any], bool]:
         """As `Cache.once`."""
-        stored = await self._desk.claim.remote(self._actor, key, about)
-        if stored is not None:
-            return stored, True
+        claim = asyncio.ensure_future(self._desk.claim.remote(self._actor, key, about))
         try:
+            stored = await asyncio.shield(claim)
+            if stored is not None:
+                return stored, True
             reply = await make()
         except BaseException:
-            await asyncio.shield(self._desk.give_up.remote(key))
+            await asyncio.wait([claim])  # one that is granted to nobody would keep others waiting
+            if claim.exception() is None and claim.result() is None:
+                await self._desk.give_up.remote(key)
             raise
         await self._desk.put.remote(key, reply)
         return reply, False
@@ -141,6 +144,7 @@ class Member(Client):
 
             own, theirs = super().model_identity(model), "sha256:" + ray.get(self._desk.identity.remote(model))
             if own != theirs:
+                del self._identities[model]
                 raise UserError(f"{self.folders[model]}: holds other weights than on the driver's node; copy them again")
         return super().model_identity(model)
 
