@@ -140,7 +140,7 @@ def test_the_page_gives_two_nodes_with_a_token_and_the_files_and_calls_of_a_loca
         subprocess.run(shlex.split(repro), cwd=folder, env=environment, check=True, stdout=subprocess.DEVNULL)
     finally:
         for n in nodes[::-1]:
-            n.send_signal(signal.SIGTERM)
+            n.send_signal(signal.SIGINT)  # Ctrl-C
             n.wait(60)
     assert made(folder) == made(local.folder)
     assert asked(server) == needed and set(needed.values()) == {1}
