@@ -9,12 +9,13 @@ Run: python -m stages.converse (the arguments are in dvc.yaml)
 """
 
 import re
+from collections.abc import Awaitable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import params, prompts, simulator
+from stages.common import cluster, params, prompts, simulator
 from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, one_line, parser, run
@@ -237,10 +238,16 @@ async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record]
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client("converse", p.llm, folders, c.resamples) as client:
-        tested = Tested(p, client, model, system, a.strategy, a.memory)
+        strategy, memory = a.strategy, a.memory
+
+        def talk(client: Client, x: Persona) -> Awaitable[Record]:
+            return conversation(p, client, Tested(p, client, model, system, strategy, memory), x, user_prompt)
+
         with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
-            jobs = [partial(conversation, p, client, tested, x, user_prompt) for x in personas]
-            rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
+            if p.llm.engine == "ray":
+                rows = await cluster.conversations(client, talk, personas, progress)
+            else:
+                rows = await windowed([partial(talk, client, x) for x in personas], p.llm.conversations_in_flight, progress)
         client.finish(a.set_aside, len(personas) * c.turns, c.max_failed_share)
         return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
 

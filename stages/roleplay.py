@@ -16,8 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.common import params, prompts, simulator, tree, turns
-from stages.common.embed import EncoderParams
+from stages.common import cluster, params, prompts, simulator, tree, turns
+from stages.common.embed import Encoder, EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, parser, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, role, windowed
@@ -280,11 +280,11 @@ async def whole_tree(p: Params, client: Client, texts: dict[str, prompts.Prompt]
         return await Grower(p, client, texts, later).grow(persona)
 
 
-def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) -> dict[str, Any]:
+def measure(trees: list[Record], examples: list[str], encode: Encoder) -> dict[str, Any]:
     """What the user turns are worth: share of faulty ones, what they reveal, how soon they name their persona."""
     import numpy as np
 
-    from stages.common.embed import Encoder, nearest_rank, so_far
+    from stages.common.embed import nearest_rank, so_far
 
     found: Counter[str] = Counter()
     turns_seen = faulty = 0
@@ -304,7 +304,6 @@ def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) ->
             if number < RANKED:
                 said = [*(n["text"] for n in before if n["role"] == "user"), node["text"]]
                 queries.setdefault(node["turn"], []).append((said, number))
-    encode = Encoder(encoder)
     pool = encode([f"{t['profile']} {t['personality']}" for t in trees[:RANKED]])
     encode([said[-1] for asked in queries.values() for said, _ in asked])  # in one go; below it is looked up
     top1 = {}
@@ -325,11 +324,14 @@ def measure(trees: list[Record], examples: list[str], encoder: EncoderParams) ->
 async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prompt], base: Path, aside: Path) -> Any:
     """Grow all trees; returns them with the calls' counts."""
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
-        async with asyncio.TaskGroup() as later:
-            grower = Grower(p, client, texts, later)
-            with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
-                jobs = [partial(grower.grow, x) for x in personas]
-                trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
+        with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
+            if p.llm.engine == "ray":
+                trees = await cluster.conversations(client, lambda c, x: whole_tree(p, c, texts, x), personas, progress)
+            else:
+                async with asyncio.TaskGroup() as later:
+                    grower = Grower(p, client, texts, later)
+                    jobs = [partial(grower.grow, x) for x in personas]
+                    trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
         client.finish(aside, turns_wanted, p.roleplay.max_failed_share)
         return trees, client.metrics()
@@ -348,7 +350,8 @@ def main() -> None:
     trees, calls = asking(work(p, personas, texts, a.base, a.set_aside))
     write_jsonl(a.trees, trees)
     examples = [m["content"] for m in texts["user"].messages() if m["role"] == "assistant"]
-    write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, p.encoder)})
+    encode = cluster.encoder(p.encoder, p.llm)
+    write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, encode)})
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def test_independent_calls_go_in_one_batch_at_half_the_price(batches):
     async def work(client):
         await asks("first", role=USER)(client)
         mixed = await asyncio.gather(asks("a", "b", "c")(client), asks("online", role=USER)(client))
-        return mixed[0][0], client.metrics(), client.paid
+        return mixed[0][0], client.metrics(), client.budget.paid
 
     values, metrics, paid = run(batches, work)
     assert values == ["about a", "about b", "about c"]

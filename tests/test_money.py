@@ -43,7 +43,7 @@ def asks(n: int, role: Role = ROLE):
         async with asyncio.TaskGroup() as group:
             for k in range(n):
                 group.create_task(client.ask(role, chat(k), k, str.strip))
-        return client.metrics(), client.made, client.paid
+        return client.metrics(), client.budget.made, client.budget.paid
 
     return work
 

@@ -1,6 +1,7 @@
 """Sentence embeddings and what is done with them: unit vectors, so a dot product is the cosine."""
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     Vectors = np.ndarray[Any, np.dtype[np.float32]]
 
 PACKAGE = "package:"
+CHUNK = 16  # batches: of more texts than that, so many at a time are embedded
 
 
 @dataclass
@@ -48,9 +50,12 @@ def _load(source: str, revision: str, sha256: str) -> Any:
 
 
 class Encoder:
-    """A sentence encoder; every text is embedded once however often it is asked for."""
+    """A sentence encoder; every text is embedded once however often it is asked for.
 
-    def __init__(self, params: EncoderParams):
+    `spread`: embeds chunks of texts somewhere else, one [len(chunk), dim] for each (cluster.py); None: here.
+    """
+
+    def __init__(self, params: EncoderParams, spread: "Callable[[list[list[str]]], list[Vectors]] | None" = None):
         import os
 
         source = params.model
@@ -67,7 +72,7 @@ class Encoder:
             raise
         except Exception as e:
             raise UserError(f"encoder.model: {params.model} cannot be loaded: {one_line(e)}") from None
-        self._batch = params.batch_size
+        self._batch, self._spread = params.batch_size, spread
         self._known: dict[str, Any] = {}
 
     def __call__(self, texts: list[str]) -> "Vectors":
@@ -75,12 +80,24 @@ class Encoder:
         import numpy as np
 
         new = list(dict.fromkeys(t for t in texts if t not in self._known))
-        if new:
-            vectors = self._model.encode(new, batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False)
-            self._known.update(zip(new, np.asarray(vectors, dtype=np.float32), strict=True))
+        size = CHUNK * self._batch
+        if len(new) > size:  # texts of like lengths together, the same ones wherever they are embedded
+            new.sort(key=lambda text: (-len(text), text))
+            chunks = [new[i : i + size] for i in range(0, len(new), size)]
+            vectors = self._spread(chunks) if self._spread else [self.encoded(chunk) for chunk in chunks]
+            self._known.update(zip(new, np.concatenate(vectors), strict=True))
+        elif new:
+            self._known.update(zip(new, self.encoded(new), strict=True))
         if not texts:
             return np.zeros((0, self._model.get_embedding_dimension() or 0), dtype=np.float32)
         return np.stack([self._known[t] for t in texts])
+
+    def encoded(self, texts: list[str]) -> "Vectors":
+        """The same, computed here and now."""
+        import numpy as np
+
+        vectors = self._model.encode(texts, batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
 
 
 def nearest_rank(queries: "Vectors", pool: "Vectors", right: list[int]) -> list[int]:

@@ -5,6 +5,7 @@ exactly that (cache.py). Where a model is served, how many calls run at once or 
 """
 
 import asyncio
+import contextlib
 import difflib
 import hashlib
 import json
@@ -12,7 +13,7 @@ import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,26 @@ class Embedded:
 
 
 @dataclass
+class Cluster:
+    """Where `engine: ray` runs (cluster.py): `address` of a Ray cluster, None for one of this machine's own.
+
+    `actors` run conversations, or embed; each takes `cpus` and `gpus` of its node.
+    """
+
+    address: str | None = None
+    actors: int = 2
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(
+            (self.actors >= 1, f"actors: {self.actors} is not at least 1"),
+            (self.cpus >= 0 and self.gpus >= 0, "cpus and gpus: must not be below 0"),
+            (not str(self.address).startswith("ray://"), "address: must be HOST:PORT or auto, not that of Ray's client"),
+        )
+
+
+@dataclass
 class Llm:
     """Section `llm` of params.yaml: what never changes an answer. No stage declares it."""
 
@@ -59,9 +80,15 @@ class Llm:
     budget_calls: int | None = None  # ... and how many calls it may make; 0: stored replies only
     batch_roles: list[str] = field(default_factory=list)  # asked through the Batch API of their endpoint: verifier, judge
     batch_poll_s: float = 30.0
+    engine: str = "local"  # where role-play, converse and the encoder run: local, ray
+    ray: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
-        require((self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"))
+        require(
+            (self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"),
+            (self.engine in ("local", "ray"), f"engine: {self.engine!r} is neither local nor ray"),
+            (self.engine == "local" or not self.batch_roles, "batch_roles: must be [] with engine ray"),
+        )
 
     def limits(self, name: str) -> Limits:
         """Endpoint `name`. Raises UserError where there is none."""
@@ -152,6 +179,40 @@ def same_model(asked: str, told: str) -> bool:
     return told == asked or (told.startswith(asked) and _SNAPSHOT.fullmatch(told[len(asked) :]) is not None)
 
 
+@dataclass
+class Budget:
+    """What one run of one stage may still pay: `usd` and `calls` are the limits, `made` and `paid` what was used of them."""
+
+    usd: float | None
+    calls: int | None
+    made: int = 0
+    paid: float = 0.0  # USD, of answers that came
+    _under_way: dict[str, float] = field(default_factory=dict)  # key of a call -> USD it may cost at most
+
+    async def reserve(self, key: str, model: str, worst: float | None) -> None:
+        """Wait until the budget surely covers a call of at most `worst` USD. Raises UserError when it never will."""
+        if self.usd is not None and worst is None:
+            raise UserError(f"llm.budget_usd is set, but {model} has no price; add it to the prices of its endpoint")
+        while True:
+            spent = self.paid + sum(self._under_way.values())
+            if self.calls is not None and self.made >= self.calls:
+                stop = f"llm.budget_calls: {self.made} calls are made"
+            elif self.usd is not None and spent + (worst or 0.0) > self.usd:
+                stop = f"llm.budget_usd: {spent:.4f} of {self.usd} USD are spent and the next call may cost {worst:.4f}"
+            else:
+                break
+            if not self._under_way:
+                raise UserError(f"{stop}; all replies are kept, run again to continue")
+            await asyncio.sleep(0.02)  # calls under way are let end; most cost less than was set aside for them
+        self.made += 1
+        self._under_way[key] = worst or 0.0
+
+    def settle(self, key: str, cost: float | None) -> None:
+        """A call has ended and cost that much; None: what it may have cost at most. No such call: nothing."""
+        worst = self._under_way.pop(key, 0.0)
+        self.paid += worst if cost is None else cost
+
+
 class Client:
     """All calls of one stage run. Use as an async context manager.
 
@@ -160,12 +221,23 @@ class Client:
         settings: section `llm`.
         folders: local models by the name a role calls them (`embedded`, ...).
         resamples: how often a reply that is not accepted is drawn anew, each time with another seed.
+        cache: of replies; None: the repository's own.
+        budget: that calls are made from; None: the one of `settings`.
     """
 
-    def __init__(self, stage: str, settings: Llm, folders: dict[str, Path], resamples: int = 2):
+    def __init__(
+        self,
+        stage: str,
+        settings: Llm,
+        folders: dict[str, Path],
+        resamples: int = 2,
+        cache: Cache | None = None,
+        budget: Budget | None = None,
+    ):
         self.stage, self.settings, self.resamples = stage, settings, resamples
-        self._folders = folders
-        self.cache = Cache(root())
+        self.folders = folders
+        self.cache = cache or Cache(root())
+        self.budget = budget or Budget(settings.budget_usd, settings.budget_calls)
         self._identities: dict[str, str] = {}
         self._engines: list[engine.Engine] = []
         self._endpoints: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
@@ -173,9 +245,8 @@ class Client:
         self.outcomes: dict[str, Counter[str]] = {}
         self.served: dict[str, Counter[str]] = {}  # what the servers say they are, by role
         self.usage: dict[str, list[tuple[float | None, ...]]] = {}  # COUNTS of each reply, by role
-        self.calls = self.hits = self.made = self._under_way = self._batched = 0
+        self.calls = self.hits = self._batched = 0
         self._batches: dict[str, batch.Batches] = {}
-        self.paid = self._reserved = 0.0  # USD: of answers that came, and at most of those under way
         self._running: set[asyncio.Task[tuple[dict[str, Any], bool]]] = set()
         self.set_aside: list[dict[str, Any]] = []
 
@@ -207,26 +278,26 @@ class Client:
     def model_identity(self, model: str) -> str:
         """What stands for the model in a cache key and in protocols: digest of local weights, else endpoint:name."""
         if model not in self._identities:
-            folder = self._folders.get(model)
+            folder = self.folders.get(model)
             if folder is None and ":" not in model:
-                raise UserError(f"model {model!r}: neither {sorted(self._folders)} nor <endpoint>:<model>")
+                raise UserError(f"model {model!r}: neither {sorted(self.folders)} nor <endpoint>:<model>")
             self._identities[model] = model if folder is None else "sha256:" + engine.identity(folder)
         return self._identities[model]
 
     async def _endpoint(self, model: str) -> tuple[Endpoint, str]:
         """(endpoint, model name there); a local server starts when its first call is really made."""
-        name = model if model in self._folders else model.split(":", 1)[0]
+        name = model if model in self.folders else model.split(":", 1)[0]
         if name not in self._endpoints:
             self._endpoints[name] = asyncio.create_task(self._open(name))
         found, served = await asyncio.shield(self._endpoints[name])
-        if model in self._folders:
+        if model in self.folders:
             return found, served
         if self._listed[name]:
             self._check_served(model, self._listed[name])
         return found, model.split(":", 1)[1]
 
     async def _open(self, name: str) -> tuple[Endpoint, str]:
-        if folder := self._folders.get(name):
+        if folder := self.folders.get(name):
             e = self.settings.embedded
             local = await asyncio.to_thread(engine.start, folder, slots=e.slots, context=e.context, threads=e.threads)
             self._engines.append(local)
@@ -271,7 +342,7 @@ class Client:
 
     def request(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> tuple[str, str]:
         """(key of the reply, JSON of the request but for the model's name at its server)."""
-        if folder := self._folders.get(role.model):
+        if folder := self.folders.get(role.model):
             messages = engine.disarmed(messages, folder)
         body: dict[str, Any] = {
             "messages": messages,
@@ -310,7 +381,7 @@ class Client:
 
     def _served(self, model: str, told: str | None) -> str:
         """Name of the model that a reply is from: the server's word, or the weights' digest for a local one."""
-        if model in self._folders:
+        if model in self.folders:
             return self.model_identity(model)[: len("sha256:") + 12]
         if not told:
             return "not told"
@@ -343,11 +414,9 @@ class Client:
         price = self._price(role.model, endpoint, served, batched)
         size = sum(len(m["content"].encode()) for m in messages)
         worst = price.usd(size, 0, role.tokens) if price else None  # no token is shorter than a byte
-        await self._afford(role.model, worst)
-        self.made += 1
-        self._under_way += 1
+        await self.budget.reserve(key, role.model, worst)
         self._batched += batched
-        self._reserved += worst or 0.0
+        cost: float | None = 0.0  # of a call that nothing came of
         try:
             data = f'{{"model": {json.dumps(served)}, {request[1:]}'.encode()
             if batched:
@@ -355,20 +424,19 @@ class Client:
                 seconds = 0.0
             else:
                 answer, seconds = await endpoint.post(data, tokens=size // 4 + role.tokens)
+            reply = stored_form(answer, price, local=role.model in self.folders, seconds=seconds)
+            cost = reply["cost_usd"]
+            return reply
         finally:
-            self._under_way -= 1
             self._batched -= batched
-            self._reserved -= worst or 0.0
-        reply = stored_form(answer, price, local=role.model in self._folders, seconds=seconds)
-        self.paid += (worst or 0.0) if reply["cost_usd"] is None else reply["cost_usd"]
-        return reply
+            self.budget.settle(key, cost)
 
     def batched(self, role: Role) -> bool:
         """Whether the calls of `role` go through a Batch API."""
-        return role.name in self.settings.batch_roles and role.model not in self._folders
+        return role.name in self.settings.batch_roles and role.model not in self.folders
 
     def _price(self, model: str, endpoint: Endpoint, served: str, batched: bool) -> Price | None:
-        if model in self._folders:
+        if model in self.folders:
             return Price(0, 0)
         price = endpoint.limits.prices.get(served)
         return price.times(batch.DISCOUNT) if price and batched else price
@@ -384,31 +452,15 @@ class Client:
             self._batches[endpoint.name] = batch.Batches(endpoint, self.cache, store, online, poll)
         return self._batches[endpoint.name]
 
-    async def _afford(self, model: str, worst: float | None) -> None:
-        """Wait until the budget surely covers a call of at most `worst` USD. Raises UserError when it never will."""
-        s = self.settings
-        if s.budget_usd is not None and worst is None:
-            raise UserError(f"llm.budget_usd is set, but {model} has no price; add it to the prices of its endpoint")
-        while True:
-            spent = self.paid + self._reserved
-            if s.budget_calls is not None and self.made >= s.budget_calls:
-                stop = f"llm.budget_calls: {self.made} calls are made"
-            elif s.budget_usd is not None and spent + (worst or 0.0) > s.budget_usd:
-                stop = f"llm.budget_usd: {spent:.4f} of {s.budget_usd} USD are spent and the next call may cost {worst:.4f}"
-            else:
-                return
-            if not self._under_way:
-                raise UserError(f"{stop}; all replies are kept, run again to continue")
-            await asyncio.sleep(0.02)  # calls under way are let end; most cost less than was set aside for them
-
     def rate(self, seconds: float) -> str:
         """For the progress line: calls a second, how many were stored before, and what the others cost."""
-        cost = f", {self.paid:.4f} USD" if self.paid else ""
+        cost = f", {self.budget.paid:.4f} USD" if self.budget.paid else ""
         return f"{self.calls / max(seconds, 1e-9):.1f} calls/s, {self.hits} of {self.calls} from the cache{cost}"
 
     def numbers(self) -> dict[str, float | None]:
         """For DVC Studio: calls so far, how many were stored before or set aside, and what the others cost."""
-        return {"calls": self.calls, "stored": self.hits, "set_aside": len(self.set_aside), "cost_usd": round(self.paid, 6)}
+        cost = round(self.budget.paid, 6)
+        return {"calls": self.calls, "stored": self.hits, "set_aside": len(self.set_aside), "cost_usd": cost}
 
     def put_aside(self, item: str, role: str, error: SetAside) -> None:
         """Record an item that could not be had; `finish` writes them down."""
@@ -466,6 +518,18 @@ async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progr
     return [results[i] for i in sorted(results)]
 
 
+@contextlib.contextmanager
+def first_error() -> Iterator[None]:
+    """What is raised in a task group comes out as itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
 def asking(work: Awaitable[R]) -> R:
     """Run a stage's asynchronous part; a UserError inside a task group comes out as itself."""
 
@@ -475,10 +539,5 @@ def asking(work: Awaitable[R]) -> R:
     # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
+    with first_error():
         return asyncio.run(outer())
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise error from None

@@ -83,7 +83,7 @@ class Planner(Client):
 
     def model_identity(self, model: str) -> str:
         """As of the client; None for a local model stands for one that a stage has yet to make."""
-        yet_to_make = self._folders.get(model) == Path(os.devnull)
+        yet_to_make = self.folders.get(model) == Path(os.devnull)
         if not yet_to_make:
             return super().model_identity(model)
         return model if model == EMBEDDED else f"{model} of {self.stage}"
@@ -122,7 +122,7 @@ class Planner(Client):
         need.calls += 1
         need.prompt += prompt
         need.completion += completion
-        if role.model in self._folders:
+        if role.model in self.folders:
             usd: float | None = 0.0
             width = self.settings.embedded.concurrency
         else:
@@ -131,7 +131,7 @@ class Planner(Client):
             price, width = limits.prices.get(served), limits.concurrency
             usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
         need.usd = None if usd is None or need.usd is None else need.usd + usd
-        seconds = self.means.seconds.get((role.name, "local" if role.model in self._folders else role.model))
+        seconds = self.means.seconds.get((role.name, "local" if role.model in self.folders else role.model))
         need.seconds = None if seconds is None or need.seconds is None else need.seconds + seconds / width
 
     def more(self, role: Role, calls: int, like: list[Message]) -> None:
