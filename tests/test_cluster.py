@@ -122,9 +122,11 @@ def test_the_page_gives_two_nodes_with_a_token_and_the_files_and_calls_of_a_loca
     environment |= {"HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **dict(line.split()[1].split("=") for line in exports)}
     subprocess.run(token, shell=True, env=environment, check=True)
 
+    of_nodes = {"SCRIPTED_KEY": SECRET, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1"}
+
     def node(line: str, *more: str) -> subprocess.Popen:
         words = [*shlex.split(line), "--num-cpus", "1", "--object-store-memory", "80000000", *more]
-        return subprocess.Popen(words, env={**environment, "SCRIPTED_KEY": SECRET}, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        return subprocess.Popen(words, env=environment | of_nodes, cwd=tmp_path, stdout=subprocess.DEVNULL)
 
     def status(env: dict[str, str]) -> str:
         words = ["ray", "status", "--address", f"{HERE}:{port}"]
