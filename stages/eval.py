@@ -338,15 +338,15 @@ def in_short(values: "Array", draw: Draws) -> dict[str, Any]:
 
 
 def level(values: "Array", draw: Draws) -> dict[str, Any]:
-    """Mean reciprocal rank over the turns given, with its interval."""
+    """Mean over the turns given, with its interval."""
     from stages.common import metrics
 
-    mrr, ci = draw(metrics.level, values)
-    return {"mrr": mrr, "ci": ci}
+    mean, ci = draw(metrics.level, values)
+    return {"mean": mean, "ci": ci}
 
 
 def gained(mine: Mapping[str, "Array"], other: Mapping[str, "Array"], draw: Draws) -> dict[str, Any]:
-    """Difference of two models' reciprocal ranks, with interval and p, for each look."""
+    """Differences of two models, with interval and p, for each look."""
     from stages.common import metrics
 
     found = {}
@@ -361,7 +361,7 @@ def witnesses(
 ) -> dict[str, "Array"]:
     """Adds to `result` what needs no judge: recognition and degeneration. Returns the reciprocal ranks by model."""
     from stages.common import degeneration, metrics
-    from stages.common.recognition import LOOKS, chance, reciprocal_ranks
+    from stages.common.recognition import LOOKS, chance, recalls, reciprocal_ranks
 
     personas = {i: f"{c['profile']} {c['personality']}" for cases in said.values() for i, c in cases.items()}
     personas = dict(sorted(personas.items()))
@@ -371,7 +371,10 @@ def witnesses(
         for model, cases in said.items()
     }
     replies = {model: degeneration.by_reply(cases, ids, turns) for model, cases in said.items()}
-    later = {m: {look: ranks[m][look][:, 1:] for look in ("reply", "new")} for m in said}  # where there is a past
+    later = {  # where there is a past
+        m: {**{look: ranks[m][look][:, 1:] for look in ("reply", "new")}, "recalls": recalls(cases, ids, turns)[:, 1:]}
+        for m, cases in said.items()
+    }
     for model, cases in said.items():
         seen = ranks[model]
         above, above_ci = draw(metrics.difference, seen["reply"], seen["message"])

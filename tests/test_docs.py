@@ -511,8 +511,8 @@ def test_evaluation(tmp_path):
     for model in ("base", "dpo", "oracle"):
         m = values["models"][model]
         later = m["recognition"]["later"]
-        row = f"| {model} | {later['reply']['mrr']:.2f} | {later['new']['mrr']:.2f} | {m['degeneration']['loops']:.2f} |"
-        assert row in page and all(f"{later[k]['mrr']:.2f}" in study.stdout for k in ("reply", "new"))
+        row = f"| {model} | {later['reply']['mean']:.2f} | {later['new']['mean']:.2f} | {m['degeneration']['loops']:.2f} |"
+        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in ("reply", "new"))
     over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
     for gain in (over["reply"], over["new"], base["new"], base["reply"]):
         assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page

@@ -4,12 +4,13 @@ import csv
 import json
 import sys
 
+import numpy as np
 import pytest
 from conftest import complains
 
 from stages.common import recompute, turns
 from stages.common.embed import Encoder, EncoderParams
-from stages.common.recognition import chance, reciprocal_ranks
+from stages.common.recognition import chance, recalls, reciprocal_ranks
 from stages.common.table import WIDTH, table
 
 PEOPLE = [
@@ -134,6 +135,31 @@ def test_every_model_and_what_it_gained(project):
     assert [row["turn"] for row in curve] == [1, 2, 3, 4] and set(curve[0]) == {"turn", *MODELS}
     rows = project.rows("results/eval_cases.jsonl")
     assert len(rows) == 24 and rows[6]["scores"] == [1.5, None, 2.5, 3.0] and rows[6]["slope"] == pytest.approx(0.5)
+
+
+def test_a_reply_recalls_what_was_told_before_and_is_neither_message_nor_loop():
+    user = ["I mend boats in Oslo.", "My knee hurts.", "I bake rye bread.", "My mother is ill."]
+    replies = {
+        "echo": ["Mending boats in Oslo!", "So your knee hurts.", "Bake more rye bread.", "Your mother is ill."],
+        "loop": ["Mend boats in Oslo."] * 4,
+        "recalls": [
+            "Go on.",
+            "Mending a boat hurts it.",
+            "Eat bread on the boat.",
+            "Hurting knee, mend a boat in Oslo.",
+        ],
+    }
+    said = {
+        name: {"turns": [{"turn": k + 1, "user": u, "reply": r} for k, (u, r) in enumerate(zip(user, texts, strict=True))]}
+        for name, texts in replies.items()
+    }
+    found = recalls(said, [*said, "not there"], 4)
+    assert np.isnan(found[:, 0]).all() and np.isnan(found[3]).all()
+    # one new word of each of two messages is none of either
+    assert found[:3, 1:].tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
+    said["recalls"]["turns"][3]["reply"] = "Let the knee rest, it hurts in Oslo."
+    said["recalls"]["turns"][1]["reply"] = "Rest."
+    assert recalls(said, ["recalls"], 4)[0, 1:].tolist() == [0, 0, 1]
 
 
 def test_memory_is_told_from_loops_and_from_echo(project):

@@ -54,7 +54,7 @@ def made(tmp_path):
         if witness:
             for model in models:
                 above = {"above_message": 0.1, "above_message_ci": [0.0, 0.2], "above_message_p": 0.25, "so_far": seen(0.75)}
-                later = {look: {"mrr": 0.5, "ci": [0.4, 0.6]} for look in ("reply", "new")}
+                later = {look: {"mean": 0.5, "ci": [0.4, 0.6]} for look in ("reply", "new", "recalls")}
                 result["models"][model]["recognition"] = seen(0.625) | above | {"later": later, "over_no_memory": None}
                 form = ("words", "repetition", "repeats_earlier", "loops", "echo", "distinct_1", "distinct_2", "distinct_3")
                 result["models"][model]["degeneration"] = dict.fromkeys(form, 0.375)

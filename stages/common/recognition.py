@@ -6,7 +6,8 @@ again gets as far as the message alone, so that stands beside it; the user's tur
 A model that says its own first reply again at every turn keeps that reply's rank, which looks like memory and is none: so
 the new words of reply k are looked at, too.
 
-It is used to measure only, never to label, filter or choose data, so it stays independent of what was trained for.
+It is used to measure only, never to label, filter or choose data, so it stays independent of what was trained for. The
+count of replies that recall something (recalls) is not: `extract_pairs.filters.recalled` chooses pairs by such a count.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,12 +15,13 @@ from typing import TYPE_CHECKING
 
 from stages.common.embed import nearest_rank, so_far
 from stages.common.records import Record
-from stages.common.turns import without
+from stages.common.turns import content, without
 
 if TYPE_CHECKING:
     from stages.common.embed import Vectors
     from stages.common.metrics import Array
 
+RECALLED = 2  # content words of one earlier message
 # what is looked at after turn k: whose words, and whether all of them so far; `new`: without what earlier replies said
 LOOKS = {
     "reply": ("reply", False), "new": ("reply", False), "message": ("user", False),
@@ -70,6 +72,28 @@ def reciprocal_ranks(
     ranks = nearest_rank(np.stack(queries), pool, [right for _, _, right in where]) if queries else []
     for (row, turn, _), rank in zip(where, ranks, strict=True):
         found[row, turn] = 1 / rank
+    return found
+
+
+def recalls(conversations: Mapping[str, Record], ids: Sequence[str], turns: int) -> "Array":
+    """1 where a reply recalls an earlier message of the user, else 0, [len(ids), turns]; NaN at turn 1 and where none is.
+
+    It does when it holds at least RECALLED content words of that message that neither the message it answers nor an earlier
+    reply holds: so neither an echo nor a loop counts, and a model that sees the last message only gets what chance gives.
+    """
+    import numpy as np
+
+    found = np.full((len(ids), turns), np.nan)
+    for row, case in enumerate(ids):
+        told: list[set[str]] = []
+        known: set[str] = set()  # of earlier replies
+        for t in conversations[case]["turns"] if case in conversations else []:
+            asked, reply = content(t["user"]), content(t["reply"])
+            if told and t["turn"] <= turns:
+                new = reply - known - asked
+                found[row, t["turn"] - 1] = any(len(new & message) >= RECALLED for message in told)
+            told.append(asked)
+            known |= reply
     return found
 
 

@@ -103,31 +103,34 @@ def witness_rows(result: dict[str, Any]) -> Rows:
 
 
 def memory_rows(result: dict[str, Any]) -> Rows:
-    """Recognition where there is a past: from reply k, and from what of it the model had not said before.
+    """Recognition where there is a past: from reply k, and from what of it the model had not said before; what it recalls.
 
     Head, one row a model, and one for each that has a no-memory form: what it gains over that.
     """
-    rows = [["model", "MRR k>1", "vs base", "95 % interval", "p", "new words", "vs base", "95 % interval", "p", "loops"]]
+    rows = [
+        ["model", "MRR k>1", "vs base", "95 % interval", "new words", "vs base", "95 % interval", "loops",
+         "recalls", "vs base", "95 % interval"]
+    ]  # fmt: skip
     over = []
     for name in result["protocol"]["models"]:
         r, d = (result["models"][name][k] for k in ("recognition", "degeneration"))
         if r is None:
             continue
-        looks, gains = ("reply", "new"), result["vs_base"].get(name, {}).get("recognition_later")
-        own = [[number(r["later"][k]["mrr"]), *_gained(gains, k)] for k in looks]
-        rows.append([name, *own[0], *own[1], number(d["loops"])])
+        looks, gains = ("reply", "new", "recalls"), result["vs_base"].get(name, {}).get("recognition_later")
+        own = [[number(r["later"][k]["mean"]), *_gained(gains, k)] for k in looks]
+        rows.append([name, *own[0], *own[1], number(d["loops"]), *own[2]])
         if r["over_no_memory"]:
             more = [["", *_gained(r["over_no_memory"], k)] for k in looks]
-            over.append([f"{name} - no memory", *more[0], *more[1], ""])
+            over.append([f"{name} - no memory", *more[0], *more[1], "", *more[2]])
     return rows + over
 
 
 def _gained(gains: dict[str, Any] | None, look: str) -> list[str]:
-    """Difference, interval and p; empty where nothing is compared."""
+    """Difference and interval; empty where nothing is compared."""
     if not gains:
-        return ["", "", ""]
+        return ["", ""]
     g = gains[look]
-    return [number(g["difference"], 2, True), interval(g["ci"], 2, True), p_value(g["p"])]
+    return [number(g["difference"], 2, True), interval(g["ci"], 2, True)]
 
 
 def judge_rows(result: dict[str, Any]) -> Rows:
@@ -190,6 +193,11 @@ def notes(result: dict[str, Any]) -> list[str]:
             f"{number(r['from_user_message']['mrr_mean'])}; from the user's turns so far "
             f"{number(r['from_user_turns']['mrr_mean'])}. New words: of reply k, without word 3-grams of the model's own "
             "earlier replies (loops: their share). Saying the first reply again keeps its rank; only new words are memory."
+        )
+        said.append(
+            "Recalls: share of replies with two content words of an earlier message of the user that neither the message "
+            "they answer nor an earlier reply holds. Pairs are chosen by such a count: it shows what was learnt, and is no "
+            "witness."
         )
     return said
 
