@@ -507,14 +507,15 @@ def test_evaluation(tmp_path):
 
     # the worked example says what the file says
     page = section("evaluation", "Worked example")
-    values = json.loads((ROOT / "docs/study_judge_free.json").read_text())
+    values = json.loads((ROOT / "docs/study.json").read_text())
     for model in ("base", "dpo", "oracle"):
         m = values["models"][model]
         later = m["recognition"]["later"]
         row = f"| {model} | {later['reply']['mean']:.2f} | {later['new']['mean']:.2f} | {m['degeneration']['loops']:.2f} |"
-        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in ("reply", "new"))
+        row += f" {later['recalls']['mean']:.2f} |"
+        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in later)
     over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
-    for gain in (over["reply"], over["new"], base["new"], base["reply"]):
+    for gain in (over["reply"], over["new"], over["recalls"], base["new"], base["reply"]):
         assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page
     seen = values["recognition"]
     reached = (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"])
