@@ -54,7 +54,8 @@ def test_more_calls_for_personas_where_the_last_run_kept_few(planned):
         written = planned.folder / "results/filter_personas.json"
         written.parent.mkdir(parents=True, exist_ok=True)
         written.write_text(json.dumps({"profiles": found, "personalities": found}))
-        return calls()["filter_personas generator"]
+        need = asking(plan.plan_personas(plan.Pipeline(), set()))
+        return need["generator"].calls
 
     planned.set(filter_personas__profiles__target=40, filter_personas__personalities__target=40,
                 filter_personas__calls=1, filter_personas__max_rounds=100)  # fmt: skip
