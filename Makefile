@@ -31,12 +31,15 @@ study: setup
 	git show $$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'):results/eval.json \
 	  > .cache/study.json
 	mv .cache/study.json docs/study.json
+	for stage in sft dpo; do git show $$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' \
+	  'refs/exps/*/*/study'):results/$$stage.json > docs/study_$$stage.json; done
 	python -m stages.common.table docs/study.json
 
 rehearsal: setup
 	python -m benchmarks.rehearsal
 
 compare: setup
+	@test -n "$(A)" || { echo "make compare A=REVISION [B=REVISION]"; exit 2; }
 	python -m stages.common.compare $(A) $(B)
 
 browse: setup

@@ -38,7 +38,7 @@ NOT_RUN = {
         "dvc queue start -j 2",
         "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
-    "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "plans 3,210 trees, minutes: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
     "asks a paid API, wants a GPU": (
         "dvc exp run --name paper $(python -m stages.common.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.common.preset paper) -S dpo.beta=0.1",

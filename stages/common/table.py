@@ -192,7 +192,8 @@ def notes(result: dict[str, Any]) -> list[str]:
             f"{number(r['chance_mrr'])}; from the user's message alone, which an echo reaches, "
             f"{number(r['from_user_message']['mrr_mean'])}; from the user's turns so far "
             f"{number(r['from_user_turns']['mrr_mean'])}. New words: of reply k, without word 3-grams of the model's own "
-            "earlier replies (loops: their share). Saying the first reply again keeps its rank; only new words are memory."
+            "earlier replies (loops: their share). Saying the first reply again keeps its rank, which new words do not. "
+            "Memory is what exceeds NAME_no_memory."
         )
         said.append(
             "Recalls: share of replies with two content words of an earlier message of the user that neither the message "
