@@ -109,8 +109,8 @@ def test_the_pipeline_runs_and_repeats(clone):
     subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "y"], cwd=clone, check=True)
     output = dvc(clone, "exp", "run", "-S", "roles.inducer_temp=0.9")
     trained = {"sft", "dpo", "dpo_no_memory"}
-    # the wave ends where what came out is the same: a model that was trained a little otherwise may say the same, and what is
-    # said otherwise may be scored the same
+    # the wave ends where what came out is the same: a model that was trained a little otherwise may say the same, and what
+    # is said otherwise may be scored the same
     new = {m for m in trained if (clone / f"data/conversations/{m}.jsonl").read_bytes() != conversations[f"{m}.jsonl"]}
     after = {f"converse@{m}" for m in trained} | {f"judge@{m}" for m in new}
     assert set(ran(output)) - {"eval"} == {"roleplay", "extract_pairs", "sft", "dpo"} | after
