@@ -28,11 +28,10 @@ smoke: setup
 study: setup
 	dvc exp remove --quiet study 2>/dev/null || true
 	dvc exp run --temp --name study $$(python -m stages.common.preset study)
-	git show $$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'):results/eval.json \
-	  > .cache/study.json
-	mv .cache/study.json docs/study.json
-	for stage in sft dpo; do git show $$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' \
-	  'refs/exps/*/*/study'):results/$$stage.json > docs/study_$$stage.json; done
+	made=$$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'); \
+	  for stage in eval sft dpo; do git show $$made:results/$$stage.json > .cache/study_$$stage.json || exit 1; done
+	mv .cache/study_eval.json docs/study.json
+	mv .cache/study_sft.json .cache/study_dpo.json docs
 	python -m stages.common.table docs/study.json
 
 rehearsal: setup

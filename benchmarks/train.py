@@ -176,7 +176,7 @@ def main() -> None:
     p.add_argument("--turns", type=int, default=10)
     p.add_argument("--a-step", type=int, default=1, help="trees whose rows are a step (paper: 48 rows)")
     p.add_argument("--rate", type=float, default=3e-4)
-    p.add_argument("--seeds", type=int, default=1, help="trainings of each form; the tables has their means")
+    p.add_argument("--seeds", type=int, default=1, help="trainings of each form; the table has their means")
     p.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     p.add_argument("--stages", nargs="+", default=["sft", "dpo"])
     p.add_argument(
