@@ -95,10 +95,11 @@ class Script(server.Faults):
     def answer(self, body):
         """As in Faults."""
         self.requests += 1
-        said = reply(json.loads(body))
+        asked = json.loads(body)
+        said = reply(asked)
         message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
         usage = {"prompt_tokens": len(body) // 5, "completion_tokens": len(said) // 4}
-        return self.latency, "200 OK", "", {**server.ANSWER, "choices": [message], "usage": usage}
+        return self.latency, "200 OK", "", {**server.ANSWER, "model": asked["model"], "choices": [message], "usage": usage}
 
 
 async def serve():
@@ -135,7 +136,7 @@ def prepare(scratch, share, url):
     whole["llm"].update(batch_roles=[], endpoints={"rehearsal": {"base_url": url, "concurrency": 64}})
     whole["llm"]["embedded"]["concurrency"] = 64
     shutil.copy("dvc.yaml", scratch)
-    for folder in ("prompts", "data/seeds", "data/import"):
+    for folder in ("prompts", "data/seeds", "data/import", "data/calibration"):
         shutil.copytree(folder, scratch / folder)
     OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
     subprocess.run(["dvc", "init", "--no-scm", "--quiet"], cwd=scratch, check=True)
