@@ -19,7 +19,7 @@ repro: setup
 	python -m stages.common.table results/eval.json
 
 plan: setup
-	python -m stages.common.plan $(if $(PRESET),--preset $(PRESET))
+	python -m stages.common.plan $(if $(PRESET),--preset $(PRESET)) $(foreach change,$(S),-S '$(change)')
 
 smoke: setup
 	dvc exp run --name smoke $$(python -m stages.common.preset smoke)
@@ -51,8 +51,9 @@ report: setup
 	python -m stages.common.report --results results --lock dvc.lock --params params.yaml \
 	  --html results/report.html --markdown results/report.md
 
+# two processes, a file each: whole pipelines wait for subprocesses most of the time
 test: setup
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	ruff check .

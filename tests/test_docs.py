@@ -38,7 +38,7 @@ NOT_RUN = {
         "dvc queue start -j 2",
         "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
-    "plans 3,210 trees, minutes: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
     "asks a paid API, wants a GPU": (
         "dvc exp run --name paper $(python -m stages.common.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.common.preset paper) -S dpo.beta=0.1",
@@ -441,7 +441,7 @@ def test_api_roles(server, tmp_path):
         jsonl(here / "data/conversations/base.jsonl", [conversation(p) for p in PEOPLE])
         commit(here, "judge")
 
-    said = walk(here, "api_roles", then={"make plan": judge_alone}, OPENAI_API_KEY="sk-1")
+    said = walk(here, "api_roles", then={"make plan S='roleplay.turns=6 dpo.beta=0.2'": judge_alone}, OPENAI_API_KEY="sk-1")
     assert re.search(r"\nroleplay +user +0 +72 .* unknown", said["make plan"].stdout)
     assert "passed" in said["dvc metrics show results/judge/calibration.json"].stdout
     assert re.search(r"judge +judge +openai:gpt-4o-mini", said["python -m stages.common.replies size"].stdout)

@@ -14,6 +14,8 @@ from stages.common.errors import UserError
 def test_committed_params_have_no_fault(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert params.check() == []
+    done = subprocess.run([sys.executable, "-m", "stages.common.params"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "params.yaml: no fault\n", "")
 
 
 def test_all_faults_in_one_message_with_the_nearest_name(project):
@@ -73,6 +75,9 @@ def test_roles_at_endpoints_that_are_not_there_are_named_with_the_nearest(projec
     done = project._run(["stages.common.params"], check=False)
     complains(done, "roles.user_model: endpoint 'scriptd': not among llm.endpoints (did you mean scripted?)")
     assert "judge_model" not in done.stderr
+    project.set(judge__models=["nowhere:x", "embedded"], arms__base__model="elsewhere:y")
+    done = project._run(["stages.common.params"], check=False)
+    complains(done, "judge.models: endpoint 'nowhere'", "arms.base.model: endpoint 'elsewhere'")
     project.params.llm.endpoints = "http://127.0.0.1"
     project.write()
     complains(project._run(["stages.common.params"], check=False), "llm.endpoints: expected a section")

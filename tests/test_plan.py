@@ -1,13 +1,14 @@
 """The plan: what is to be asked is known before it is asked."""
 
 import json
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from conftest import complains, completion
 
-from stages.common import plan
+from stages.common import embed, plan
 from stages.common.llm import asking
 
 
@@ -63,7 +64,7 @@ def test_more_calls_for_personas_where_the_last_run_kept_few(planned):
 
 
 @pytest.mark.parametrize("tells", [True, False])
-def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server, tells):
+def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server, monkeypatch, tells):
     """Every arm, every judge and the calibration, stage by stage; all models are served."""
     for arm in planned.params.arms.values():
         arm.model = f"scripted:{arm.weights}"
@@ -92,7 +93,9 @@ def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server
             super().__init__()
             self.stages["filter_personas"].stale = self.stages["seed_personas"].stale = False
 
-    needs = asking(plan.plan(Line()))
+    with monkeypatch.context() as without:  # what stands in for replies is not worth an embedding
+        without.delattr(embed.Encoder, "__call__")
+        needs = asking(plan.plan(Line()))
     looked = 0
     for stage in ("calibrate", *(f"{kind}@{arm}" for kind in ("converse", "judge") for arm in planned.params.arms)):
         before = len(server.requests)
@@ -148,3 +151,45 @@ def test_a_fault_of_the_params_is_one_line(planned):
 def test_an_endpoint_that_is_not_named_is_one_line(planned):
     planned.set(roles__user_model="nowhere:x")
     complains(planned._run(["stages.common.plan"], check=False), "endpoint 'nowhere': not among llm.endpoints")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_ends_the_plan_at_once(planned, monkeypatch, times):
+    looked_up = []
+    request = plan.Planner.request
+
+    def interrupted(*args):
+        looked_up.append(1)
+        if 50 <= len(looked_up) < 50 + times:
+            signal.raise_signal(signal.SIGINT)
+        return request(*args)
+
+    monkeypatch.setattr(plan.Planner, "request", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asking(plan.plan(plan.Pipeline()))
+    assert 50 <= len(looked_up) < 60
+
+
+def test_the_plan_of_a_change(planned):
+    def row(*words):
+        done = planned._run(["stages.common.plan", *words], check=True)
+        return next(line.split() for line in done.stdout.splitlines() if line.startswith("roleplay") and " user " in line)
+
+    before = Path("params.yaml").read_bytes()
+    assert row()[3] == "12" and row("-S", "roleplay.turns=5", "-S", "dpo.beta=0.3")[3] == "20"
+    assert Path("params.yaml").read_bytes() == before
+    for word, told in (
+        ("roleplay.trns=5", "roleplay.trns"), ("roleplay.turns=0", "roleplay.turns"), ("roleplay.turns", "roleplay.turns"),
+    ):  # fmt: skip
+        complains(planned._run(["stages.common.plan", "-S", word], check=False), told)
+
+
+def test_a_key_that_is_not_there_is_told(planned):
+    planned.set(llm__endpoints__scripted__key_env="NO_SUCH_KEY")
+    for module in ("stages.common.plan", "stages.common.params"):
+        (told,) = (x for x in planned._run([module], check=True).stdout.splitlines() if "NO_SUCH_KEY" in x)
+        assert told.startswith("endpoint scripted: NO_SUCH_KEY is neither")
+        (planned.folder / ".env").write_text("NO_SUCH_KEY=sk-1\n")
+        said = planned._run([module], check=True)
+        assert "NO_SUCH_KEY" not in said.stdout + said.stderr and "sk-1" not in said.stdout + said.stderr
+        (planned.folder / ".env").unlink()

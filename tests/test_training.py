@@ -122,6 +122,15 @@ def test_two_processes_give_the_curve_of_one_at_the_same_batch(project, stage, t
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_a_training_of_one_step_is_not_all_warm_up(project, base, stage):
+    project.set(**{f"{stage}__batch_size": 24, f"{stage}__epochs": 0.5, f"{stage}__warmup_share": 0.1})
+    project.run(stage, **out(stage))
+    made = project.folder / "made"
+    assert (made / f"{stage}_live/plots/metrics/train/loss.tsv").read_text().count("\n") == 2
+    assert (made / stage / "model.safetensors").read_bytes() != (base / "model.safetensors").read_bytes()
+
+
 def test_accumulation_must_be_shared_out_evenly(project, tmp_path):
     (tmp_path / "two.yaml").write_text(TWO)
     project.set(train__accelerate_config="two.yaml", sft__accumulation=3)

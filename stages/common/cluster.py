@@ -264,7 +264,14 @@ async def conversations(client: Client, job: Job, personas: list[Persona], progr
     found: dict[int, Record] = {}
     patience: float | None = None
     try:
-        while (row := await came.get()) is not None:
+        while True:
+            try:
+                row = await asyncio.wait_for(came.get(), 15)
+            except TimeoutError:
+                progress.tick()  # a cluster that has no room for the actors is waited for, which is to be seen
+                continue
+            if row is None:
+                break
             if isinstance(row, BaseException):
                 raise row
             number, made, error = row

@@ -539,5 +539,8 @@ def asking(work: Awaitable[R]) -> R:
     # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    with first_error():
-        return asyncio.run(outer())
+    try:
+        with first_error():
+            return asyncio.run(outer())
+    except asyncio.CancelledError:  # a second Ctrl-C, while the first was being obeyed
+        raise KeyboardInterrupt from None

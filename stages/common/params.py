@@ -54,16 +54,41 @@ def unknown_endpoint(name: str, known: list[str]) -> str:
     return f"endpoint {name!r}: not among llm.endpoints{_near(name, known)}"
 
 
-def unbound(params: dict[str, Any]) -> Iterator[str]:
-    """Faults of the roles bound to an endpoint that section llm does not name."""
-    llm, roles = params.get(UNTRACKED), params.get("roles")
-    if not isinstance(llm, dict) or not isinstance(roles, dict):
-        return  # which is named elsewhere
-    known = list(llm.get("endpoints") or [])
-    for key, model in roles.items():
+def served(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(dotted key, endpoint) wherever params name a model as `<endpoint>:<model>`: roles, judges, models under test."""
+    found = [(f"roles.{k}", v) for k, v in _mapping(params, "roles").items() if str(k).endswith("_model")]
+    judges = _mapping(params, "judge").get("models")
+    found += [("judge.models", v) for v in judges] if isinstance(judges, list) else []
+    arms = _mapping(params, "arms").items()
+    found += [(f"arms.{name}.model", arm.get("model")) for name, arm in arms if isinstance(arm, dict)]
+    for key, model in found:
         endpoint, colon, _ = str(model).partition(":")
-        if key.endswith("_model") and colon and endpoint not in known:
-            yield f"roles.{key}: {unknown_endpoint(endpoint, known)}"
+        if colon:
+            yield key, endpoint
+
+
+def _mapping(params: dict[str, Any], section: str) -> dict[str, Any]:
+    values = params.get(section)
+    return values if isinstance(values, dict) else {}  # what is wrong with it is named elsewhere
+
+
+def unbound(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of models at an endpoint that section llm does not name."""
+    if isinstance(params.get(UNTRACKED), dict):
+        known = list(params[UNTRACKED].get("endpoints") or [])
+        yield from (f"{key}: {unknown_endpoint(name, known)}" for key, name in served(params) if name not in known)
+
+
+def keyless(params: dict[str, Any]) -> list[str]:
+    """What to say of endpoints in use whose key is not there. No fault: stored replies need none."""
+    key_named = importlib.import_module("stages.common.endpoint").key_named  # by name: no stage comes here, or depends on it
+    endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
+    used = {name: endpoints[name].get("key_env") for _, name in served(params) if name in endpoints}
+    return [
+        f"endpoint {name}: {variable} is neither in the environment nor in .env; a call whose reply is not stored will stop"
+        for name, variable in sorted(used.items())
+        if variable and not key_named(variable)
+    ]
 
 
 def _section(name: str, schema: type[T], values: Any, faults: list[str]) -> T | None:
@@ -194,6 +219,7 @@ def main() -> None:
     faults = check()
     if faults:
         raise UserError("params.yaml: " + "; ".join(faults))
+    print("params.yaml: no fault", *keyless(load_yaml("params.yaml")), sep="\n")
 
 
 if __name__ == "__main__":

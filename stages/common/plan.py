@@ -3,9 +3,10 @@
 The stages' own code walks through their conversations; a reply that is stored is taken, one that is not is counted and
 stood in for. So the number of calls is exact but for redraws, and for new personas, whose acceptance is the last run's.
 
-Run: python -m stages.common.plan [--preset NAME] (nothing is asked, nothing is written)
+Run: python -m stages.common.plan [--preset NAME] [-S KEY=VALUE ...] (nothing is asked, nothing is written)
 """
 
+import asyncio
 import contextlib
 import io
 import itertools
@@ -23,12 +24,14 @@ from stages.common.batch import DISCOUNT
 from stages.common.errors import parser, run
 from stages.common.llm import EMBEDDED, Client, Llm, Role, asking
 from stages.common.personas import Persona, from_record
-from stages.common.progress import span
+from stages.common.progress import Progress, span
 from stages.common.prompts import Message
 from stages.common.records import Record, read_jsonl, read_text
+from stages.common.simulator import Exchange
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
+STAND_IN = "1 stands in for x"  # how a reply begins that is not stored; a verdict and a score can be read from it
 
 
 class Unknown(Exception):
@@ -89,6 +92,7 @@ class Planner(Client):
         return model if model == EMBEDDED else f"{model} of {self.stage}"
 
     async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+        await asyncio.sleep(0)  # nothing else here waits, and only what waits hears Ctrl-C
         key, _ = self.request(role, messages, seed, schema)
         need = self.needs.setdefault(role.name, Need())
         stored = self.cache.get(key)
@@ -100,9 +104,9 @@ class Planner(Client):
             chars = sum(len(m["content"]) for m in messages)
             self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
         self._seen.add(key)
-        # a verdict and a score can be read from it, no two are alike, and it is as long as such replies are
+        # no two are alike, and each is as long as such replies are
         words = int(self.means.completion.get(role.name) or USED * role.tokens)
-        stand_in: dict[str, Any] = {"text": f"1 x{key[:12]}" + " word" * (words - 2), "finish": "stop"}
+        stand_in: dict[str, Any] = {"text": f"{STAND_IN}{key[:12]}" + " word" * (words - 5), "finish": "stop"}
         if self._tells(role):
             stand_in["logprobs"] = [["1", [["1", 0.0]]]]
         return stored or stand_in
@@ -168,8 +172,8 @@ class Pipeline:
                 self.stages[s.addressing] = Stage(given, {str(o) for o in s.outs}, s in stale)
 
     def stale(self, name: str) -> bool:
-        """Whether stage `name` would run."""
-        return self.stages[name].stale
+        """Whether stage `name` would run; one that dvc.yaml lacks would not."""
+        return name in self.stages and self.stages[name].stale
 
     def path(self, stage: str, argument: str) -> Path:
         """The path that `--argument` of a stage names."""
@@ -203,6 +207,16 @@ class Pipeline:
         return seed_personas.read(self.path("seed_personas", pool), limits)
 
 
+class Walked(converse.Tested):
+    """A model under test that nobody asks."""
+
+    def sees(self, past: list[Exchange], message: str) -> list[Exchange]:
+        """As many as the model would see; what stands in for replies is not embedded to find the nearest."""
+        if self.memory == "similar" and any(e.said.startswith(STAND_IN) or e.reply.startswith(STAND_IN) for e in past):
+            return past[-self.p.converse.similar :]
+        return super().sees(past, message)
+
+
 async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
     from stages.common.embed import Encoder
@@ -234,7 +248,7 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     return client.needs
 
 
-async def plan_roleplay(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+async def plan_roleplay(line: Pipeline, seen: set[str], progress: Progress) -> dict[str, Need]:
     """roleplay, walked through."""
     p = params.load("roleplay", roleplay.Params)
     texts = line.prompts("roleplay", "user", "inducer", "preferred", "rejected", "verifier")
@@ -243,10 +257,13 @@ async def plan_roleplay(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     async with Planner("roleplay", p.llm, folders, p.roleplay.resamples, seen) as client:
         for person in line.personas("roleplay", number):
             await roleplay.whole_tree(p, client, texts, person)
+            progress.step()
     return client.needs
 
 
-async def plan_converse(line: Pipeline, name: str, seen: set[str]) -> tuple[dict[str, Need], list[Record]]:
+async def plan_converse(
+    line: Pipeline, name: str, seen: set[str], progress: Progress
+) -> tuple[dict[str, Need], list[Record]]:
     """converse with one model, walked through, and what it gives the judge."""
     p = params.load("converse", converse.Params)
     texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
@@ -256,10 +273,13 @@ async def plan_converse(line: Pipeline, name: str, seen: set[str]) -> tuple[dict
         folder = line.made(name, "weights")
     folders = {EMBEDDED: line.made(name, "base"), converse.UNDER_TEST: folder}
     async with Planner(name, p.llm, folders, p.converse.resamples, seen) as client:
-        tested = converse.Tested(p, client, model, texts["system"], arm["strategy"], arm["memory"])
+        tested = Walked(p, client, model, texts["system"], arm["strategy"], arm["memory"])
         people = line.personas(name, f.eval_profiles * f.eval_personalities)
-        talks = [converse.conversation(p, client, tested, x, texts["user"]) for x in people]
-        return client.needs, [await talk for talk in talks]
+        talks = []
+        for person in people:
+            talks.append(await converse.conversation(p, client, tested, person, texts["user"]))
+            progress.step()
+        return client.needs, talks
 
 
 async def plan_calibrate(line: Pipeline, seen: set[str]) -> dict[str, Need]:
@@ -289,14 +309,17 @@ async def plan(line: Pipeline) -> dict[str, dict[str, Need]]:
     seen: set[str] = set()  # a reply that an earlier stage of the plan asks for is there when a later one needs it
     if line.stale("filter_personas"):
         needs["filter_personas"] = await plan_personas(line, seen)
-    if line.stale("roleplay"):
-        needs["roleplay"] = await plan_roleplay(line, seen)
-    if line.stale("calibrate"):
-        needs["calibrate"] = await plan_calibrate(line, seen)
+    f = params.load("filter_personas", filter_personas.Params).filter_personas
+    arms = [name for name in line.named("converse") if line.stale(name)]
+    number = f.train * line.stale("roleplay") + f.eval_profiles * f.eval_personalities * len(arms)
     talks: dict[str, list[Record]] = {}
-    for name in line.named("converse"):
-        if line.stale(name):
-            needs[name], talks[name] = await plan_converse(line, name, seen)
+    with Progress("plan: conversations", number) as progress:
+        if line.stale("roleplay"):
+            needs["roleplay"] = await plan_roleplay(line, seen, progress)
+        if line.stale("calibrate"):
+            needs["calibrate"] = await plan_calibrate(line, seen)
+        for name in arms:
+            needs[name], talks[name] = await plan_converse(line, name, seen, progress)
     for name in line.named("judge"):
         if line.stale(name):
             talk = name.replace("judge", "converse")
@@ -337,8 +360,9 @@ def total(needs: list[Need]) -> Need:
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--preset", metavar="NAME", help="with the params of presets/NAME.yaml")
-    name = arguments.parse_args().preset
-    with preset.applied(name) if name else contextlib.nullcontext():
+    arguments.add_argument("-S", dest="words", metavar="KEY=VALUE", action="append", default=[], help="as of dvc exp run")
+    given = arguments.parse_args()
+    with preset.applied(given.preset, given.words) if given.preset or given.words else contextlib.nullcontext():
         show()
 
 
@@ -350,6 +374,8 @@ def show() -> None:
     trained = [name for name in ("sft", "dpo") if line.stale(name)]
     print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
     print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+    for note in params.keyless(params.load_yaml("params.yaml")):
+        print(note)
 
 
 if __name__ == "__main__":

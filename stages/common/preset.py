@@ -10,13 +10,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from stages.common import params
-from stages.common.errors import UserError, run
+from stages.common.errors import UserError, one_line, run
 
 FOLDER = Path("presets")
 _KEY = re.compile(r"[A-Za-z_][\w-]*")
@@ -102,11 +102,38 @@ def words(name: str) -> list[str]:
     return found
 
 
-@contextmanager
-def applied(name: str) -> Iterator[None]:
-    """A folder that is this repository with the preset's params, as the current one; nothing of the repository changes."""
-    _, whole = load(name)
+def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Params with changes given as to `dvc exp run -S`. Raises UserError for what DVC or params.yaml would not take."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
     from omegaconf import OmegaConf
+
+    if not changes:
+        return whole
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        OmegaConf.save(OmegaConf.create(whole), file)
+        try:
+            apply_overrides(file, list(changes))
+        except DvcException as e:
+            raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+        made: dict[str, Any] = params.load_yaml(str(file))
+    if faults := [fault for fault in params.check(made) if fault not in params.check(whole)]:
+        raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
+    return made
+
+
+@contextmanager
+def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
+    """A folder that is this repository with other params, as the current one; nothing of the repository changes.
+
+    Args:
+        name: of the preset whose params it has; None: those of params.yaml.
+        changes: to them, `key=value` as `dvc exp run -S` takes them, without sweeps.
+    """
+    from omegaconf import OmegaConf
+
+    whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
 
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:

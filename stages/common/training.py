@@ -131,7 +131,7 @@ def arguments(stage: Any, train: Train, rows: int, folder: Path, what: str) -> d
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if stage.accumulation % processes:
         raise UserError(f"{what}.accumulation: {stage.accumulation} is not a multiple of the {processes} processes")
-    steps = math.ceil(rows / (stage.batch_size * stage.accumulation)) * stage.epochs
+    steps = math.ceil(math.ceil(rows / (stage.batch_size * stage.accumulation)) * stage.epochs)
     return {
         "output_dir": str(folder),
         "seed": stage.seed,
@@ -139,7 +139,7 @@ def arguments(stage: Any, train: Train, rows: int, folder: Path, what: str) -> d
         "num_train_epochs": stage.epochs,
         "learning_rate": stage.learning_rate,
         "lr_scheduler_type": stage.scheduler,
-        "warmup_steps": math.ceil(stage.warmup_share * steps),
+        "warmup_steps": min(math.ceil(stage.warmup_share * steps), steps - 1),  # whose first step has rate 0
         "per_device_train_batch_size": stage.batch_size,
         "gradient_accumulation_steps": stage.accumulation // processes,
         "max_length": None,  # rows.read has seen to it
