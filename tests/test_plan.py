@@ -193,3 +193,17 @@ def test_a_key_that_is_not_there_is_told(planned):
         said = planned._run([module], check=True)
         assert "NO_SUCH_KEY" not in said.stdout + said.stderr and "sk-1" not in said.stdout + said.stderr
         (planned.folder / ".env").unlink()
+
+
+def test_lengths_are_those_of_the_same_model(planned):
+    def tokens():
+        return asking(plan.plan(plan.Pipeline()))["roleplay"]["user"].completion / 12
+
+    guessed = tokens()
+    for stage in ("seed_personas", "filter_personas", "roleplay"):
+        planned.run(stage)
+    planned.set(roleplay__seed=2)
+    measured = tokens()
+    assert measured != guessed == plan.USED * planned.params.roles.user_tokens
+    planned.set(roles__user_model="scripted:other", llm__endpoints__scripted__aliases={"other": "tiny"})
+    assert tokens() == guessed

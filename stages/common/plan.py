@@ -52,10 +52,11 @@ class Need:
 
 @dataclass
 class Means:
-    """Mean completion tokens of the stored replies, by role, and seconds, by role and model."""
+    """Mean completion tokens and seconds of the stored replies, by role and model, and if the last told probabilities."""
 
-    completion: dict[str, float] = field(default_factory=dict)
+    completion: dict[tuple[str, str], float] = field(default_factory=dict)
     seconds: dict[tuple[str, str], float] = field(default_factory=dict)
+    tells: dict[tuple[str, str], bool] = field(default_factory=dict)
 
 
 class Planner(Client):
@@ -75,14 +76,15 @@ class Planner(Client):
         self.needs: dict[str, Need] = {}
         self._missing, self._seen = missing, seen
         self.means = Means()
-        for name, tokens in self.cache.db.execute("SELECT role, AVG(completion_tokens) FROM replies GROUP BY 1"):
-            self.means.completion[name] = tokens
-        # a local model answers as fast before its training as after it; how fast a server is, only its own replies tell
-        for name, model, seconds in self.cache.db.execute(
-            "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, "
-            "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)) FROM replies GROUP BY 1, 2"
+        # a local model answers at such length and as fast before its training as after it; a server only as it did itself.
+        # Columns beside MAX are those of the latest reply.
+        for name, model, tokens, seconds, told, _ in self.cache.db.execute(
+            "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
+            "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
+            "FROM replies GROUP BY 1, 2"
         ):
-            self.means.seconds[name, model] = seconds
+            self.means.completion[name, model], self.means.seconds[name, model] = tokens, seconds
+            self.means.tells[name, model] = told is not None
 
     def model_identity(self, model: str) -> str:
         """As of the client; None for a local model stands for one that a stage has yet to make."""
@@ -105,7 +107,7 @@ class Planner(Client):
             self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
         self._seen.add(key)
         # no two are alike, and each is as long as such replies are
-        words = int(self.means.completion.get(role.name) or USED * role.tokens)
+        words = int(self._length(role))
         stand_in: dict[str, Any] = {"text": f"{STAND_IN}{key[:12]}" + " word" * (words - 5), "finish": "stop"}
         if self._tells(role):
             stand_in["logprobs"] = [["1", [["1", 0.0]]]]
@@ -115,14 +117,18 @@ class Planner(Client):
         """Whether the server tells the log-probabilities that `role` asks for: as its last reply to it did, else yes."""
         if not role.logprobs:
             return False
-        last = self.cache.db.execute(
-            "SELECT json_type(reply, '$.logprobs') FROM replies WHERE role=? AND model=? ORDER BY created DESC LIMIT 1",
-            (role.name, self.model_identity(role.model)),
-        ).fetchone()
-        return last is None or last[0] is not None
+        return self.means.tells.get((role.name, self._bucket(role)), True)
+
+    def _bucket(self, role: Role) -> str:
+        """What the means of a role's model are kept under."""
+        return "local" if role.model in self.folders else role.model
+
+    def _length(self, role: Role) -> float:
+        """Completion tokens that a reply is expected to have."""
+        return self.means.completion.get((role.name, self._bucket(role))) or USED * role.tokens
 
     def _add(self, need: Need, role: Role, prompt: float) -> None:
-        completion = self.means.completion.get(role.name) or USED * role.tokens
+        completion = self._length(role)
         need.calls += 1
         need.prompt += prompt
         need.completion += completion
@@ -135,7 +141,7 @@ class Planner(Client):
             price, width = limits.prices.get(served), limits.concurrency
             usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
         need.usd = None if usd is None or need.usd is None else need.usd + usd
-        seconds = self.means.seconds.get((role.name, "local" if role.model in self.folders else role.model))
+        seconds = self.means.seconds.get((role.name, self._bucket(role)))
         need.seconds = None if seconds is None or need.seconds is None else need.seconds + seconds / width
 
     def more(self, role: Role, calls: int, like: list[Message]) -> None:
