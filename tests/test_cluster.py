@@ -71,14 +71,22 @@ def until(holds, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def process(project: Project, *stage: str) -> Done:
+def started(project: Project, *stage: str) -> subprocess.Popen:
     """A stage in a process of its own, as DVC runs it."""
     if not (project.folder / "stages").exists():  # Ray's processes look for the code where the driver was started
         (project.folder / "stages").symlink_to(ROOT / "stages")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     words = [sys.executable, "-m", *project.command(*stage)]
-    done = subprocess.run(words, cwd=project.folder, env=environment, capture_output=True, text=True)
-    return Done(done.returncode, done.stdout, done.stderr)
+    return subprocess.Popen(
+        words, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def process(project: Project, *stage: str) -> Done:
+    """The same, to its end."""
+    running = started(project, *stage)
+    stdout, stderr = running.communicate()
+    return Done(running.returncode, stdout, stderr)
 
 
 def quiet(done: Done) -> None:
@@ -218,6 +226,35 @@ def test_a_node_that_dies_costs_the_calls_under_way_and_changes_no_byte(nodes, t
 
 
 @pytest.mark.slow
+def test_ctrl_c_keeps_what_was_paid_on_the_actors(nodes, tmp_path, server):
+    for name in ("local", "cluster"):
+        (tmp_path / name).mkdir()
+    local, project = (filled(Project(tmp_path / name, server.url)) for name in ("local", "cluster"))
+    local.run("converse", "remote")
+    needed = asked(server)
+    server.requests.clear()
+    project.set(llm__engine="ray", llm__ray__address=nodes.address)
+
+    def reply(body):
+        time.sleep(0.5)
+        return reply_to(body)
+
+    server.reply = reply
+    running = started(project, "converse", "remote")
+    until(lambda: len(server.requests) > len(needed) // 3)
+    running.send_signal(signal.SIGINT)
+    _, told = running.communicate(timeout=60)
+    assert running.returncode == 130 and "Traceback" not in told, told
+    assert told.splitlines()[-1] == "interrupted; replies already paid for are kept, run again to continue"
+    until(lambda: not actors(nodes.head_node))
+    assert len(server.requests) < len(needed)
+    quiet(process(project, "converse", "remote"))
+    assert asked(server) == needed
+    for name in FILES[3:]:
+        assert (project.folder / name).read_bytes() == (local.folder / name).read_bytes()
+
+
+@pytest.mark.slow
 def test_embeddings_are_those_of_a_local_run(nodes, tmp_path, server):
     """Batches of one text: more than 16 texts at once are spread over the actors."""
     for name in ("local", "cluster"):
@@ -250,6 +287,24 @@ def test_what_the_cluster_lacks_is_told_in_one_line(nodes, tmp_path, server):
 
 
 # --- without a cluster ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_head_node_that_is_gone_is_told_in_one_line(nodes, tmp_path, server):
+    """The last of those on these nodes."""
+    project = filled(Project(tmp_path, server.url), llm__engine="ray", llm__ray__address=nodes.address)
+
+    def reply(body):
+        time.sleep(0.5)
+        return reply_to(body)
+
+    server.reply = reply
+    running = started(project, "converse", "remote")
+    until(lambda: len(server.requests) > 20)
+    (head,) = nodes.head_node.all_processes["gcs_server"]
+    head.process.kill()
+    _, told = running.communicate(timeout=55)
+    complains(Done(running.returncode, "", told), "llm.ray: head node", "is gone; start it and run again")
 
 
 def test_ray_that_is_not_there_is_told_in_one_line(project, monkeypatch):

@@ -88,6 +88,16 @@ def joined(where: Cluster) -> Any:
     return ray
 
 
+def reached(head: str) -> bool:
+    """Whether somebody listens at the head node's host:port."""
+    host, _, port = head.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=20).close()
+    except OSError:
+        return False
+    return True
+
+
 class Place:
     """What makes another process like the driver: its working folder, and where its repository's .cache and .env are."""
 
@@ -263,12 +273,16 @@ async def conversations(client: Client, job: Job, personas: list[Persona], progr
     threading.Thread(target=feed, daemon=True).start()
     found: dict[int, Record] = {}
     patience: float | None = None
+    head, headed = ray.get_runtime_context().gcs_address, True
     try:
         while True:
             try:
                 row = await asyncio.wait_for(came.get(), 15)
             except TimeoutError:
                 progress.tick()  # a cluster that has no room for the actors is waited for, which is to be seen
+                headed = await asyncio.to_thread(reached, head)
+                if not headed:  # Ray would end this process after a minute, without a word
+                    raise UserError(f"llm.ray: head node {head} is gone; start it and run again, replies are kept") from None
                 continue
             if row is None:
                 break
@@ -286,5 +300,6 @@ async def conversations(client: Client, job: Job, personas: list[Persona], progr
         patience = GRACE_S
         raise
     finally:
-        await desk.close.remote(patience)
+        if headed:
+            await desk.close.remote(patience)
     return [found[n] for n in range(len(personas))]
