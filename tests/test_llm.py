@@ -14,6 +14,7 @@ from stages.common.cache import Cache
 from stages.common.endpoint import Limits, SetAside
 from stages.common.errors import UserError
 from stages.common.llm import Client, Embedded, Llm, Role, asking, outcome, windowed
+from stages.common.progress import Progress
 
 ROLE = Role("user", "scripted:tiny", 0.5, 1.0, 0.0, 20)
 ASK = [{"role": "user", "content": "Hello"}]
@@ -195,6 +196,24 @@ asyncio.run(main())
 
 def start_writer(folder):
     return subprocess.Popen([sys.executable, "-c", WRITER, str(folder), str(ROOT)], stdout=subprocess.PIPE, text=True)
+
+
+def test_progress_is_shown_while_a_job_takes_its_time():
+    class Shown(Progress):
+        def tick(self):
+            ticked.set()
+
+    async def job():
+        await asyncio.wait_for(ticked.wait(), 30)
+
+    async def work():
+        nonlocal ticked
+        ticked = asyncio.Event()
+        await windowed([job], 1, Shown("x", 1))
+        assert len(asyncio.all_tasks()) == 1 or all(t.cancelling() for t in asyncio.all_tasks() - {asyncio.current_task()})
+
+    ticked: asyncio.Event
+    asyncio.run(work())
 
 
 def test_two_processes_never_make_the_same_call(tmp_path):

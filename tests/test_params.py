@@ -1,5 +1,6 @@
 """Parameters: types, ranges, unknown and missing keys, all faults at once."""
 
+import re
 import subprocess
 import sys
 
@@ -81,3 +82,12 @@ def test_roles_at_endpoints_that_are_not_there_are_named_with_the_nearest(projec
     project.params.llm.endpoints = "http://127.0.0.1"
     project.write()
     complains(project._run(["stages.common.params"], check=False), "llm.endpoints: expected a section")
+
+
+def test_yaml_that_cannot_be_read_names_the_line(project):
+    text = (project.folder / "params.yaml").read_text()
+    for more, told in (("roles: {a: 1\n", "expected ',' or '}'"), ("roles: {}\n", "found duplicate key roles")):
+        (project.folder / "params.yaml").write_text(text + more)
+        done = project._run(["stages.common.params"], check=False)
+        complains(done, "params.yaml: line ", told)
+        assert int(re.search(r"line (\d+)", done.stderr)[1]) > len(text.splitlines())

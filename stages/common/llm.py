@@ -512,9 +512,19 @@ async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progr
             if progress:
                 progress.step()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(width, len(waiting))):
-            group.create_task(worker())
+    async def clock() -> None:
+        """A conversation takes minutes with a slow model: its calls are to be seen before its end."""
+        while progress:
+            await asyncio.sleep(1)
+            progress.tick()
+
+    ticking = asyncio.create_task(clock())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(width, len(waiting))):
+                group.create_task(worker())
+    finally:
+        ticking.cancel()
     return [results[i] for i in sorted(results)]
 
 

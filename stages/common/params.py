@@ -20,11 +20,15 @@ def load_yaml(path: str) -> Any:
     """What a YAML file holds, as plain lists and mappings. Raises UserError if it cannot be read."""
     # OmegaConf reads YAML 1.2 floats; PyYAML takes the `5e-06` that `dvc exp run -S` writes for a string.
     from omegaconf import OmegaConf
+    from yaml import MarkedYAMLError
 
     try:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the root of the repository") from None
+    except MarkedYAMLError as e:
+        line = f" line {e.problem_mark.line + 1}:" if e.problem_mark else ""
+        raise UserError(f"{path}:{line} cannot be read: {one_line(e.problem)}") from None
     except Exception as e:
         raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
 

@@ -380,6 +380,7 @@ def show() -> None:
     trained = [name for name in ("sft", "dpo") if line.stale(name)]
     print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
     print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+    print("stored: in the cache by then, also what a line above it will have asked for.")
     for note in params.keyless(params.load_yaml("params.yaml")):
         print(note)
 
