@@ -21,8 +21,9 @@ SMALL = {
     "roleplay.turns": 2,
     "extract_pairs.val_share": 0.25,
     "extract_pairs.balance_length": None,
-    "extract_pairs.filters.recalled": None,
-    "extract_pairs.filters.loops": None,
+    # eight pairs at the most, and the engine says other things on every machine: none shall be dropped for how it is said
+    **{f"extract_pairs.filters.{name}": None for name in ("length_ratio", "similarity", "repetition", "loops", "recalled")},
+    "extract_pairs.filters.confused": False,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
     "sft.epochs": 1,
