@@ -183,8 +183,8 @@ def actors(node) -> list[int]:
     return [c.pid for c in children if "MapWorker" in " ".join(c.cmdline()) + c.name()]
 
 
-@pytest.mark.slow
-def test_a_node_that_dies_costs_the_calls_under_way_and_changes_no_byte(nodes, tmp_path, server):
+def local_and_cluster(nodes, tmp_path, server) -> tuple[Project, Project, Counter]:
+    """A project whose conversations are made, its like on the cluster whose are not, and the requests that they need."""
     for name in ("local", "cluster"):
         (tmp_path / name).mkdir()
     local, project = (filled(Project(tmp_path / name, server.url)) for name in ("local", "cluster"))
@@ -192,6 +192,18 @@ def test_a_node_that_dies_costs_the_calls_under_way_and_changes_no_byte(nodes, t
     needed = asked(server)
     server.requests.clear()
     project.set(llm__engine="ray", llm__ray__address=nodes.address)
+    return local, project, needed
+
+
+def slowly(body):
+    """A server's reply that takes its time."""
+    time.sleep(0.5)
+    return reply_to(body)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_costs_the_calls_under_way_and_changes_no_byte(nodes, tmp_path, server):
+    local, project, needed = local_and_cluster(nodes, tmp_path, server)
 
     dead, waiting = threading.Event(), []
 
@@ -227,19 +239,9 @@ def test_a_node_that_dies_costs_the_calls_under_way_and_changes_no_byte(nodes, t
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_paid_on_the_actors(nodes, tmp_path, server):
-    for name in ("local", "cluster"):
-        (tmp_path / name).mkdir()
-    local, project = (filled(Project(tmp_path / name, server.url)) for name in ("local", "cluster"))
-    local.run("converse", "remote")
-    needed = asked(server)
-    server.requests.clear()
-    project.set(llm__engine="ray", llm__ray__address=nodes.address)
+    local, project, needed = local_and_cluster(nodes, tmp_path, server)
 
-    def reply(body):
-        time.sleep(0.5)
-        return reply_to(body)
-
-    server.reply = reply
+    server.reply = slowly
     running = started(project, "converse", "remote")
     until(lambda: len(server.requests) > len(needed) // 3)
     running.send_signal(signal.SIGINT)
@@ -286,25 +288,21 @@ def test_what_the_cluster_lacks_is_told_in_one_line(nodes, tmp_path, server):
     assert not server.requests
 
 
-# --- without a cluster ----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.slow
 def test_a_head_node_that_is_gone_is_told_in_one_line(nodes, tmp_path, server):
     """The last of those on these nodes."""
     project = filled(Project(tmp_path, server.url), llm__engine="ray", llm__ray__address=nodes.address)
 
-    def reply(body):
-        time.sleep(0.5)
-        return reply_to(body)
-
-    server.reply = reply
+    server.reply = slowly
     running = started(project, "converse", "remote")
     until(lambda: len(server.requests) > 20)
     (head,) = nodes.head_node.all_processes["gcs_server"]
     head.process.kill()
     _, told = running.communicate(timeout=55)
     complains(Done(running.returncode, "", told), "llm.ray: head node", "is gone; start it and run again")
+
+
+# --- without a cluster ----------------------------------------------------------------------------------------------------
 
 
 def test_ray_that_is_not_there_is_told_in_one_line(project, monkeypatch):

@@ -50,6 +50,11 @@ def hushed() -> Iterator[None]:
         os.close(nowhere)
 
 
+def reach(host: str, port: str) -> None:
+    """Raise OSError unless somebody listens there: Ray itself would try for a minute, or for ever."""
+    socket.create_connection((host, int(port)), timeout=20).close()
+
+
 def joined(where: Cluster) -> Any:
     """The ray module, connected. Raises UserError when it is not installed, nobody is there, or the cluster is too small."""
     os.environ.update(QUIET)
@@ -67,11 +72,11 @@ def joined(where: Cluster) -> Any:
             options["_node_ip_address"] = "127.0.0.1"
         kept = signal.getsignal(signal.SIGTERM)
         try:
-            if where.address not in (None, "auto"):  # Ray would try for ever
+            if where.address not in (None, "auto"):
                 host, _, port = str(where.address).rpartition(":")
                 if host in ("127.0.0.1", "localhost"):  # as Ray reads it
                     host = ray.util.get_node_ip_address()
-                socket.create_connection((host, int(port)), timeout=20).close()
+                reach(host, port)
             with hushed():
                 ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **options)
         except Exception as e:
@@ -86,16 +91,6 @@ def joined(where: Cluster) -> Any:
             has = f"the cluster has {there.get(name, 0):g}"
             raise UserError(f"llm.ray: {where.actors} actors with {each:g} {name} each do not fit: {has}")
     return ray
-
-
-def reached(head: str) -> bool:
-    """Whether somebody listens at the head node's host:port."""
-    host, _, port = head.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=20).close()
-    except OSError:
-        return False
-    return True
 
 
 class Place:
@@ -273,16 +268,20 @@ async def conversations(client: Client, job: Job, personas: list[Persona], progr
     threading.Thread(target=feed, daemon=True).start()
     found: dict[int, Record] = {}
     patience: float | None = None
-    head, headed = ray.get_runtime_context().gcs_address, True
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    headed = True
     try:
         while True:
             try:
                 row = await asyncio.wait_for(came.get(), 15)
             except TimeoutError:
                 progress.tick()  # a cluster that has no room for the actors is waited for, which is to be seen
-                headed = await asyncio.to_thread(reached, head)
-                if not headed:  # Ray would end this process after a minute, without a word
-                    raise UserError(f"llm.ray: head node {head} is gone; start it and run again, replies are kept") from None
+                try:
+                    await asyncio.to_thread(reach, host, port)
+                except OSError:
+                    headed = False
+                    gone = f"llm.ray: head node {host}:{port} is gone; start it and run again, replies are kept"
+                    raise UserError(gone) from None
                 continue
             if row is None:
                 break

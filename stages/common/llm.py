@@ -500,6 +500,13 @@ def totals(rows: list[tuple[float | None, ...]]) -> dict[str, float | None]:
     return {"calls": len(rows), **{k: None if None in v else round(sum(v), 6) for k, v in sums.items()}}  # type: ignore[arg-type]
 
 
+async def clock(progress: Progress) -> None:
+    """Tick until cancelled: with a slow model a conversation takes minutes, and its calls are to be seen before its end."""
+    while True:
+        await asyncio.sleep(1)
+        progress.tick()
+
+
 async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progress: Progress | None = None) -> list[R]:
     """Results of `jobs` in their order, at most `width` running: each is driven to its end before a new one starts."""
     waiting = list(enumerate(jobs))[::-1]
@@ -512,19 +519,14 @@ async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progr
             if progress:
                 progress.step()
 
-    async def clock() -> None:
-        """A conversation takes minutes with a slow model: its calls are to be seen before its end."""
-        while progress:
-            await asyncio.sleep(1)
-            progress.tick()
-
-    ticking = asyncio.create_task(clock())
+    ticking = asyncio.create_task(clock(progress)) if progress else None
     try:
         async with asyncio.TaskGroup() as group:
             for _ in range(min(width, len(waiting))):
                 group.create_task(worker())
     finally:
-        ticking.cancel()
+        if ticking:
+            ticking.cancel()
     return [results[i] for i in sorted(results)]
 
 

@@ -7,7 +7,6 @@ import difflib
 import importlib
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from stages.common.errors import UserError, one_line, run
@@ -218,12 +217,11 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
 
 
 def main() -> None:
-    if not Path("params.yaml").exists():
-        raise UserError("params.yaml: no such file; run from the root of the repository")
-    faults = check()
+    values = load_yaml("params.yaml")
+    faults = check(values)
     if faults:
         raise UserError("params.yaml: " + "; ".join(faults))
-    print("params.yaml: no fault", *keyless(load_yaml("params.yaml")), sep="\n")
+    print("params.yaml: no fault", *keyless(values), sep="\n")
 
 
 if __name__ == "__main__":

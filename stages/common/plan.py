@@ -107,8 +107,8 @@ class Planner(Client):
             self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
         self._seen.add(key)
         # no two are alike, and each is as long as such replies are
-        words = int(self._length(role))
-        stand_in: dict[str, Any] = {"text": f"{STAND_IN}{key[:12]}" + " word" * (words - 5), "finish": "stop"}
+        words = int(self._length(role)) - len(STAND_IN.split())
+        stand_in: dict[str, Any] = {"text": f"{STAND_IN}{key[:12]}" + " word" * words, "finish": "stop"}
         if self._tells(role):
             stand_in["logprobs"] = [["1", [["1", 0.0]]]]
         return stored or stand_in

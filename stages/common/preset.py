@@ -118,7 +118,8 @@ def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
         except DvcException as e:
             raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
         made: dict[str, Any] = params.load_yaml(str(file))
-    if faults := [fault for fault in params.check(made) if fault not in params.check(whole)]:
+    before = params.check(whole)
+    if faults := [fault for fault in params.check(made) if fault not in before]:
         raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
     return made
 
@@ -134,7 +135,6 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     from omegaconf import OmegaConf
 
     whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
-
     here = Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
