@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal compare browse chat report test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse chat report test check lint audit
 
 setup: $(VENV)/.done
 
@@ -17,7 +17,7 @@ repro: setup
 	python -m stages.common.params
 	dvc repro
 	python -m stages.common.table results/eval.json
-	@git diff --quiet -- dvc.lock || printf '\n%s\n' "dvc.lock and results/ are your run's now: git commit --all --message 'My run' keeps it to come back to and compare with."
+	@git diff --quiet -- dvc.lock || printf '\n%s\n' "dvc.lock and results/ are your run's now: git commit --all --message 'My run' keeps it to come back to and with."
 	@echo "make report writes it up, make browse shows its trees; data/set_aside/ holds what a model would not answer."
 
 plan: setup
@@ -38,10 +38,6 @@ study: setup
 
 rehearsal: setup
 	python -m benchmarks.rehearsal
-
-compare: setup
-	@test -n "$(A)" || { echo "make compare A=REVISION [B=REVISION]"; exit 2; }
-	python -m stages.common.compare $(A) $(B)
 
 browse: setup
 	python -m stages.common.browse --out results/browse.html

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import cluster, params, prompts, simulator
+from stages.common import params, prompts, simulator
 from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, one_line, parser, run
@@ -244,10 +244,7 @@ async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record]
             return conversation(p, client, Tested(p, client, model, system, strategy, memory), x, user_prompt)
 
         with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
-            if p.llm.engine == "ray":
-                rows = await cluster.conversations(client, talk, personas, progress)
-            else:
-                rows = await windowed([partial(talk, client, x) for x in personas], p.llm.conversations_in_flight, progress)
+            rows = await windowed([partial(talk, client, x) for x in personas], p.llm.conversations_in_flight, progress)
         client.finish(a.set_aside, len(personas) * c.turns, c.max_failed_share)
         return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
 

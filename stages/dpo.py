@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import card, losses, params
+from stages.common import card, params
 from stages.common.errors import parser, run
-from stages.common.launch import launched
 from stages.common.records import Record, write_json
 from stages.common.rows import read, supervised
 from stages.common.training import Train
@@ -50,7 +49,6 @@ class Dpo:
             (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
             (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
             (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
-            *losses.checks(self.loss_type, self.label_smoothing, self.discopop_tau, self.batch_size),
         )
 
 
@@ -91,8 +89,6 @@ def both_sides(model: Any, pairs: list[Record], p: Params, pad: int, *, spread: 
 def main() -> None:
     a = parser(__doc__, ["sft", "base", "train", "val"], ["model", "live", "metrics"]).parse_args()
     p = params.load("dpo", Params)
-    if launched(p.train.accelerate_config, "stages.dpo"):
-        return
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import cluster, diversity, hygiene, params, prompts
+from stages.common import diversity, hygiene, params, prompts
 from stages.common.embed import EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, parser, run
@@ -404,7 +404,9 @@ def main() -> None:
     ).parse_args()  # fmt: skip
     p = params.load("filter_personas", Params)
     f = p.filter_personas
-    encode = cluster.encoder(p.encoder, p.llm)
+    from stages.common.embed import Encoder
+
+    encode = Encoder(p.encoder)
     kinds = [
         Kind("profiles", f.profiles, prompts.load(a.profile_prompt), read_jsonl(a.seed_profiles),
              read(a.import_profiles, p.seed_personas, least=0)),

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stages.common import cluster, params, prompts, simulator, tree, turns
+from stages.common import params, prompts, simulator, tree, turns
 from stages.common.embed import Encoder, EncoderParams
 from stages.common.endpoint import SetAside
 from stages.common.errors import UserError, parser, run
@@ -325,13 +325,10 @@ async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prom
     """Grow all trees; returns them with the calls' counts."""
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
-            if p.llm.engine == "ray":
-                trees = await cluster.conversations(client, lambda c, x: whole_tree(p, c, texts, x), personas, progress)
-            else:
-                async with asyncio.TaskGroup() as later:
-                    grower = Grower(p, client, texts, later)
-                    jobs = [partial(grower.grow, x) for x in personas]
-                    trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
+            async with asyncio.TaskGroup() as later:
+                grower = Grower(p, client, texts, later)
+                jobs = [partial(grower.grow, x) for x in personas]
+                trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
         client.finish(aside, turns_wanted, p.roleplay.max_failed_share)
         return trees, client.metrics()
@@ -350,8 +347,7 @@ def main() -> None:
     trees, calls = asking(work(p, personas, texts, a.base, a.set_aside))
     write_jsonl(a.trees, trees)
     examples = [m["content"] for m in texts["user"].messages() if m["role"] == "assistant"]
-    encode = cluster.encoder(p.encoder, p.llm)
-    write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, encode)})
+    write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from stages.common import card, mix, params
 from stages.common.errors import parser, run
-from stages.common.launch import launched
 from stages.common.records import Record, write_json
 from stages.common.rows import read, supervised
 from stages.common.training import Train
@@ -67,8 +66,6 @@ def config(p: Params, rows: int, folder: Path) -> Any:
 def main() -> None:
     a = parser(__doc__, ["base", "train", "val", "mix"], ["model", "live", "metrics"]).parse_args()
     p = params.load("sft", Params)
-    if launched(p.train.accelerate_config, "stages.sft"):
-        return
     from datasets import Dataset
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer

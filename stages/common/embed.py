@@ -1,7 +1,6 @@
 """Sentence embeddings and what is done with them: unit vectors, so a dot product is the cosine."""
 
 import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -50,12 +49,9 @@ def _load(source: str, revision: str, sha256: str) -> Any:
 
 
 class Encoder:
-    """A sentence encoder; every text is embedded once however often it is asked for.
+    """A sentence encoder; every text is embedded once however often it is asked for."""
 
-    `spread`: embeds chunks of texts somewhere else, one [len(chunk), dim] for each (cluster.py); None: here.
-    """
-
-    def __init__(self, params: EncoderParams, spread: "Callable[[list[list[str]]], list[Vectors]] | None" = None):
+    def __init__(self, params: EncoderParams):
         import os
 
         source = params.model
@@ -72,7 +68,7 @@ class Encoder:
             raise
         except Exception as e:
             raise UserError(f"encoder.model: {params.model} cannot be loaded: {one_line(e)}") from None
-        self._batch, self._spread = params.batch_size, spread
+        self._batch = params.batch_size
         self._known: dict[str, Any] = {}
 
     def __call__(self, texts: list[str]) -> "Vectors":
@@ -84,8 +80,7 @@ class Encoder:
         if len(new) > size:  # texts of like lengths together, the same ones wherever they are embedded
             new.sort(key=lambda text: (-len(text), text))
             chunks = [new[i : i + size] for i in range(0, len(new), size)]
-            vectors = self._spread(chunks) if self._spread else [self.encoded(chunk) for chunk in chunks]
-            self._known.update(zip(new, np.concatenate(vectors), strict=True))
+            self._known.update(zip(new, np.concatenate([self.encoded(chunk) for chunk in chunks]), strict=True))
         elif new:
             self._known.update(zip(new, self.encoded(new), strict=True))
         if not texts:

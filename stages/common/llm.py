@@ -50,26 +50,6 @@ class Embedded:
 
 
 @dataclass
-class Cluster:
-    """Where `engine: ray` runs (cluster.py): `address` of a Ray cluster, None for one of this machine's own.
-
-    `actors` run conversations, or embed; each takes `cpus` and `gpus` of its node.
-    """
-
-    address: str | None = None
-    actors: int = 2
-    cpus: float = 1.0
-    gpus: float = 0.0
-
-    def __post_init__(self) -> None:
-        require(
-            (self.actors >= 1, f"actors: {self.actors} is not at least 1"),
-            (self.cpus >= 0 and self.gpus >= 0, "cpus and gpus: must not be below 0"),
-            (not str(self.address).startswith("ray://"), "address: must be HOST:PORT or auto, not that of Ray's client"),
-        )
-
-
-@dataclass
 class Llm:
     """Section `llm` of params.yaml: what never changes an answer. No stage declares it."""
 
@@ -80,15 +60,9 @@ class Llm:
     budget_calls: int | None = None  # ... and how many calls it may make; 0: stored replies only
     batch_roles: list[str] = field(default_factory=list)  # asked through the Batch API of their endpoint: verifier, judge
     batch_poll_s: float = 30.0
-    engine: str = "local"  # where role-play, converse and the encoder run: local, ray
-    ray: Cluster = field(default_factory=Cluster)
 
     def __post_init__(self) -> None:
-        require(
-            (self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"),
-            (self.engine in ("local", "ray"), f"engine: {self.engine!r} is neither local nor ray"),
-            (self.engine == "local" or not self.batch_roles, "batch_roles: must be [] with engine ray"),
-        )
+        require((self.conversations_in_flight >= 1, "conversations_in_flight: must be at least 1"))
 
     def limits(self, name: str) -> Limits:
         """Endpoint `name`. Raises UserError where there is none."""

@@ -43,7 +43,7 @@ class Train:
     `max_length` in tokens; what becomes of longer rows is `too_long` (rows.read). `rows`: shared (tokens that several rows
     of a batch begin with are computed once) or separate. `attention`: sdpa, or flex_attention, which on a GPU skips what a
     token does not see. `save_steps`: steps between checkpoints. `resamples`: of the bootstrap of held-out measures.
-    `accelerate_config`: a file of accelerate's, to train on several processes. `gguf`: quantisation of the served copy, as
+    `launch`: the command that runs the training's module, accelerate's to train on several processes. `gguf`: quantisation of the served copy, as
     in base_model.
     """
 
@@ -59,7 +59,7 @@ class Train:
     gradient_checkpointing: bool
     save_steps: int
     resamples: int
-    accelerate_config: str | None
+    launch: str
     gguf: str
 
     def __post_init__(self) -> None:
@@ -323,8 +323,8 @@ def fit(trainer: Any, folder: Path, what: str) -> None:
     wanted = int(os.environ.get("WORLD_SIZE", 1))
     if trainer.args.world_size != wanted:
         raise UserError(
-            f"{what}: {wanted} processes were started, but each trains alone; is train.accelerate_config right? "
-            "On CPUs: distributed_type: MULTI_GPU and use_cpu: true"
+            f"{what}: {wanted} processes were started, but each trains alone; is the config file in train.launch right? "
+            "On CPUs: distributed_type: MULTI_GPU and use_cpu: true, started with ACCELERATE_USE_CPU=true"
         )
     trainer.add_callback(watch := Watch())
     last = get_last_checkpoint(str(folder)) if folder.exists() else None
