@@ -18,7 +18,7 @@ repro: setup
 	dvc repro
 	python -m stages.common.table results/eval.json
 	@git diff --quiet -- dvc.lock || printf '\n%s\n' "dvc.lock and results/ are your run's now: git commit --all --message 'My run' keeps it to come back to and with."
-	@echo "make report writes it up, make browse shows its trees; data/set_aside/ holds what a model would not answer."
+	@echo "make report writes it up, make browse shows its trees; data/failed/ holds what a model would not answer."
 
 plan: setup
 	python -m stages.common.plan $(if $(PRESET),--preset $(PRESET)) $(foreach change,$(S),-S '$(change)')

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from stages.common.browse import page
-from stages.common.records import read_jsonl, write_jsonl
+from stages.core.files import read_jsonl, write_jsonl
+from stages.tools.browse import page
 
 MODELS = ("base", "sft", "dpo", "oracle")
 

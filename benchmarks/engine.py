@@ -4,7 +4,7 @@ A local server (benchmarks/server.py) answers every call after 50 ms; 64 calls a
 ideal. Every client makes 2,000 calls, in a process of its own, with one message and with 20 messages of 300 characters;
 three rounds, clients in turn, medians. Timed is the whole job after a warm-up of 64 calls: for ours including the writes to
 the reply cache, for curator including its own files. The clients:
-  ours     stages.common.llm.Client
+  ours     stages.llm.client.Client
   bare     openai.AsyncOpenAI, typed calls, a semaphore, nothing stored
   curator  bespokelabs-curator, in an environment that this script makes on first use (.cache/bench-curator)
 
@@ -44,17 +44,21 @@ async def ask_all(url, chats, in_flight=IN_FLIGHT, window=2 * IN_FLIGHT, deadlin
     """
     from functools import partial
 
-    from stages.common.endpoint import Limits, SetAside
-    from stages.common.llm import Client, Embedded, Llm, Role, windowed
+    from stages.core.aio import windowed
+    from stages.llm.client import Client
+    from stages.llm.endpoint import CallFailed
+    from stages.llm.settings import Embedded, Limits, Llm, Role
 
     limits = Limits(base_url=url, concurrency=in_flight, deadline_s=deadline_s)
     role = Role("user", "local:tiny", 0.5, 0.9, 0.0, 60)
-    async with Client("benchmark", Llm(window, Embedded(), {"local": limits}), {}) as client:
+    async with Client(
+        "benchmark", Llm(conversations_in_flight=window, embedded=Embedded(), endpoints={"local": limits}), {}
+    ) as client:
 
         async def one(messages):
             try:
                 await client.ask(role, messages, 7, str.strip)
-            except SetAside as e:
+            except CallFailed as e:
                 return e.reason
 
         return sum(x is not None for x in await windowed([partial(one, c) for c in chats], window))

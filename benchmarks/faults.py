@@ -93,10 +93,10 @@ def params(turns, window):
     """Parameters of role-play with every role on the local server and whole histories."""
     from omegaconf import OmegaConf
 
-    from stages.common.embed import EncoderParams
-    from stages.common.endpoint import Limits
-    from stages.common.llm import Embedded, Llm
-    from stages.roleplay import Params, Roleplay, Roles
+    from stages.dialogue.settings import Roleplay
+    from stages.llm.settings import Embedded, Limits, Llm
+    from stages.roleplay import Params, Roles
+    from stages.text.settings import EncoderParams
 
     values = OmegaConf.load("params.yaml")
     roles = {k: v for k, v in values.roles.items() if k in Roles.__dataclass_fields__}
@@ -105,14 +105,18 @@ def params(turns, window):
     return lambda url: Params(
         settings,
         Roles(**roles),
-        EncoderParams("", "", "", 1),
-        Llm(window, Embedded(), {"local": Limits(base_url=url, concurrency=IN_FLIGHT)}),
+        EncoderParams(model="", revision="", sha256="", batch_size=1),
+        Llm(
+            conversations_in_flight=window,
+            embedded=Embedded(),
+            endpoints={"local": Limits(base_url=url, concurrency=IN_FLIGHT)},
+        ),
     )
 
 
 def chains(grower, persona, nodes):
     """(seconds of the longest chain of calls, seconds of all calls) of one grown tree."""
-    from stages.common.records import seed_of
+    from stages.core.files import seed_of
 
     turn_ends, longest, total = 0.0, 0.0, 0.0
     for node in (n for n in nodes if n["role"] == "user"):  # one path: each turn follows the one before
@@ -129,10 +133,11 @@ def chains(grower, persona, nodes):
 
 def roleplay(people, turns, window):
     """Grow `people` trees; prints the wall time beside its bounds."""
-    from stages.common import prompts
-    from stages.common.llm import Client, windowed
-    from stages.common.personas import Persona
-    from stages.roleplay import Grower
+    from stages.core import prompts
+    from stages.core.aio import windowed
+    from stages.dialogue.grow import Grower
+    from stages.llm.client import Client
+    from stages.personas.persona import Persona
 
     texts = {n: prompts.load(Path(f"prompts/{n}.txt")) for n in ("user", "inducer", "preferred", "rejected", "verifier")}
     personas = [Persona(" ".join(f"Fact {i} of {n}." for i in range(8)), "I am shy, loud, and odd.") for n in range(people)]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.common.embed import BLOCK, COLUMNS, Kept
+from stages.text.dedup import BLOCK, COLUMNS, Kept
 
 DIM, THRESHOLD = 384, 0.8
 SEMHASH = """

@@ -15,9 +15,11 @@ import time
 
 import numpy as np
 
-from stages.common import metrics
-from stages.common.scores import Judged, Scale, Scores
-from stages.eval import Eval, score_results
+from stages.core import statistics
+from stages.evaluation import metrics
+from stages.evaluation.result import score_results
+from stages.evaluation.scores import Judged, Scale, Scores
+from stages.evaluation.settings import Eval
 
 TURNS, PERSONALITIES = 10, 5
 MEANS = {"base": (2.6, 0.0), "dpo": (2.7, 0.05), "oracle": (3.6, 0.0)}  # level and slope by turn
@@ -56,7 +58,7 @@ def coverage(profiles: int, draws: int, resamples: int = 1000, seed: int = 1) ->
         curves = [metrics.resampled_alignment(scores, clusters, resamples, draw) for scores in population(rng, profiles)]
         for name, measure in MEASURES.items():
             values, truth = measure(*curves), float(measure(*whole))
-            for i, (low, high) in enumerate([np.percentile(values, [2.5, 97.5]), metrics.interval(values, profiles, 12)]):
+            for i, (low, high) in enumerate([np.percentile(values, [2.5, 97.5]), statistics.interval(values, profiles, 12)]):
                 hits[name][i] += low <= truth <= high
     return {name: (float(h[0] / draws), float(h[1] / draws)) for name, h in hits.items()}
 

@@ -112,9 +112,9 @@ async def serve():
 
 def stage(words):
     """Run one stage in this process, with every local model on the scripted server."""
-    from stages.common import engine
+    from stages.llm import local
 
-    engine.start = lambda folder, **_: engine.Engine(os.environ[URL], folder.name, "none", None)
+    local.start = lambda folder, **_: local.Engine(os.environ[URL], folder.name, "none", None)
     sys.argv = words
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
@@ -125,7 +125,7 @@ def prepare(scratch, share, url):
     from dvc.repo import Repo
     from omegaconf import OmegaConf
 
-    from stages.common import preset
+    from stages.tools import preset
 
     whole = preset.load("paper")[1]
     whole["roles"].update({k: "rehearsal:script" for k in whole["roles"] if k.endswith("_model")})

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.common import params
-from stages.common.records import Record, digest, read_jsonl, write_jsonl
+from stages.core import params
+from stages.core.files import Record, digest, read_jsonl, write_jsonl
 
 FORMS = ("plain TRL", "separate", "shared", "shuffled")
 HELD_OUT = 2
@@ -53,12 +53,12 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from stages.common import training
+    from stages.training import trainer
 
     kind, settings = (SFTTrainer, SFTConfig) if stage == "sft" else (DPOTrainer, DPOConfig)
     keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
     model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32, use_safetensors=True)
-    lora: LoraConfig = training.adapter(shared_settings(), model)
+    lora: LoraConfig = trainer.adapter(shared_settings(), model)
     trainer = kind(
         model,
         args=settings(
@@ -94,8 +94,8 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
     from trl import DPOTrainer, SFTTrainer
 
     from stages import dpo, sft
-    from stages.common import training
-    from stages.common.rows import read, supervised
+    from stages.training import trainer
+    from stages.training.dataset import read, supervised
 
     module, kind = (sft, SFTTrainer) if stage == "sft" else (dpo, DPOTrainer)
     p = params.load(stage, module.Params)
@@ -106,7 +106,7 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
         accumulation=a.turns * a.a_step // size, warmup_share=0,
     )  # fmt: skip
     p = replace(p, train=shared_settings(rows="shared" if shared else "separate"), **{stage: section})
-    model, tokenizer = training.load(Path("models/base"), p.train)
+    model, tokenizer = trainer.load(Path("models/base"), p.train)
     file = Path(folder) / "rows.jsonl"
     write_jsonl(file, rows)
     keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
@@ -116,7 +116,7 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
         for side, values in zip(dpo.SIDES, dpo.both_sides(model, tokens, p, tokenizer.pad_token_id), strict=True):
             for row, value in zip(tokens, values, strict=True):
                 row[f"ref_{side}_logps"] = float(value.sum())
-    trainer_class = training.exact(kind, tokens, size, a.seed, shared=shared)
+    trainer_class = trainer.exact(kind, tokens, size, a.seed, shared=shared)
     if form == "shuffled":
         drawn = RandomSampler(tokens, generator=torch.Generator().manual_seed(a.seed))
         trainer_class._get_train_sampler = lambda *_: drawn
@@ -124,9 +124,9 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
         model,
         args=module.config(p, len(tokens), Path(folder) / "ckpt"),
         train_dataset=Dataset.from_list(supervised(tokens, "completion") if stage == "sft" else tokens),
-        data_collator=training.collator(p.train, tokenizer.pad_token_id),
+        data_collator=trainer.collator(p.train, tokenizer.pad_token_id),
         processing_class=tokenizer,
-        peft_config=training.adapter(p.train, model),
+        peft_config=trainer.adapter(p.train, model),
     )
     trainer.train()
     return trainer.model, time.monotonic() - start
@@ -139,8 +139,8 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
     from transformers import set_seed
 
     from stages import dpo
-    from stages.common import training
-    from stages.common.rows import read, supervised
+    from stages.training import trainer
+    from stages.training.dataset import read, supervised
 
     set_seed(a.seed)
     rows = conversations(a.trees + HELD_OUT, a.turns, "You are a helpful assistant. Answer in one or two short sentences.")
@@ -151,7 +151,7 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
         file = Path(folder) / "held.jsonl"
         write_jsonl(file, held)
         settings = shared_settings(rows="shared")
-        reference, tokenizer = training.load(Path("models/base"), settings)
+        reference, tokenizer = trainer.load(Path("models/base"), settings)
         pad = tokenizer.pad_token_id
         p = params.load("dpo", dpo.Params)
         p.train = settings
@@ -159,9 +159,9 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
         after = model.merge_and_unload()
         if form in ("plain TRL", "separate"):  # its body must take the batches of Collator
             reference.load_state_dict(after.state_dict())
-            after, reference = reference, training.load(Path("models/base"), settings)[0]
+            after, reference = reference, trainer.load(Path("models/base"), settings)[0]
         if stage == "sft":
-            values = training.log_probs(after, supervised(tokens, "chosen"), settings, pad)
+            values = trainer.log_probs(after, supervised(tokens, "chosen"), settings, pad)
             loss = -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
         else:
             sums = [[float(v.sum()) for v in side] for m in (after, reference) for side in dpo.both_sides(m, tokens, p, pad)]

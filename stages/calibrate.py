@@ -9,267 +9,46 @@ that does not reach the thresholds has not `passed`, and one that is among the m
 Run: python -m stages.calibrate (the arguments are in dvc.yaml)
 """
 
-from collections import Counter
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import groupby
-from operator import itemgetter
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stages import judge
-from stages.common import params, prompts
-from stages.common.errors import UserError, parser, run
-from stages.common.llm import EMBEDDED, Client, Llm, Role, asking, windowed
-from stages.common.progress import Progress
-from stages.common.records import Record, read_lines, write_json
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
-
-BEST = "tailored"
-KINDS = (BEST, "generic", "wrong_person", "flattering", "reciting")
-MAKERS = ("generator", "user", "inducer", "preferred", "rejected", "verifier")  # roles whose words or choices are trained on
+from stages.core import params, prompts
+from stages.core.aio import asking, windowed
+from stages.core.cli import parser, run
+from stages.core.files import Record, write_json
+from stages.core.progress import Progress
+from stages.judging.calibration import asked, read, turned, worth
+from stages.judging.judge import judges
+from stages.judging.settings import Bound, Calibrate, Judge, Makers
+from stages.llm.client import Client
+from stages.llm.settings import EMBEDDED, Llm
 
 
-@dataclass
-class Calibrate:
-    """Section `calibrate`: bootstrap, and what a judge must reach to pass."""
-
-    seed: int
-    resamples: int
-    min_accuracy: float
-    max_length_bias: float
-    min_scored: float
-
-    def __post_init__(self) -> None:
-        shares = {"min_accuracy": self.min_accuracy, "max_length_bias": self.max_length_bias, "min_scored": self.min_scored}
-        params.require(
-            (self.resamples >= 1, f"resamples: {self.resamples} is not at least 1"),
-            *((0 <= value <= 1, f"{name}: {value} is outside [0, 1]") for name, value in shares.items()),
-        )
-
-
-@dataclass
-class Roles:
-    """Keys of section `roles`."""
-
-    judge_model: str
-    judge_temp: float
-    judge_top_p: float
-    judge_penalty: float
-    judge_tokens: int
-    generator_model: str
-    user_model: str
-    inducer_model: str
-    preferred_model: str
-    rejected_model: str
-    verifier_model: str
-
-
-@dataclass
-class Params:
+class Params(params.Section):
     """What this stage reads."""
 
     calibrate: Calibrate
-    judge: judge.Judge
-    roles: Roles
+    judge: Judge
+    generator: Bound
+    user: Bound
+    roles: Makers
     llm: Llm
-
-
-def read(path: Path) -> list[Record]:
-    """The items: id, context, kind, profile, personality, conversation (exchanges of `user` and `reply`), message, reply.
-
-    Raises:
-        UserError: a row without one of these, an id twice, or a context without exactly one item of each kind.
-    """
-    items: list[Record] = []
-    for number, row in read_lines(path):
-        texts = ("id", "context", "kind", "profile", "personality", "message", "reply")
-        lacking = [k for k in texts if not isinstance(row, dict) or not isinstance(row.get(k), str)]
-        said = [] if lacking else row.get("conversation")
-        if not isinstance(said, list) or any(not isinstance(e, dict) or {"user", "reply"} - set(e) for e in said):
-            lacking = ["conversation"]
-        if lacking:
-            raise UserError(f"{path}:{number}: a calibration item needs {lacking[0]}")
-        if row["kind"] not in KINDS:
-            raise UserError(f"{path}:{number}: kind {row['kind']!r} is none of {', '.join(KINDS)}")
-        items.append(row)
-    if not items:
-        raise UserError(f"{path}: holds no calibration item")
-    kinds = Counter((i["context"], i["kind"]) for i in items)
-    for context in sorted({i["context"] for i in items}):
-        if wrong := [k for k in KINDS if kinds[context, k] != 1]:
-            raise UserError(
-                f"{path}: context {context} has {kinds[context, wrong[0]]} items of kind {wrong[0]}, expected one"
-            )
-    if twice := [i for i, n in Counter(i["id"] for i in items).items() if n > 1]:
-        raise UserError(f"{path}: id {twice[0]} is there more than once")
-    return sorted(items, key=itemgetter("context"))
-
-
-def turned(prompt: prompts.Prompt) -> prompts.Prompt:
-    """The judge's prompt with its examples in reverse order; the same where it has not at least two."""
-    names = [name for name, _ in prompt.parts]
-    first = names.index("user") if "user" in names else 0
-    examples = prompt.parts[first:-1]
-    if len(examples) < 4 or [n for n, _ in examples] != ["user", "assistant"] * (len(examples) // 2):
-        return prompt
-    pairs = [examples[i : i + 2] for i in range(0, len(examples), 2)]
-    return replace(prompt, parts=(*prompt.parts[:first], *(p for pair in reversed(pairs) for p in pair), prompt.parts[-1]))
-
-
-async def scored(
-    client: Client, who: Role, prompt: prompts.Prompt, seed: int, samples: int, items: list[Record]
-) -> list[Record]:
-    """Judgements of the items of one context, one after the other: their prompts differ in the reply alone."""
-    jobs = []
-    for item in items:
-        turns = [*item["conversation"], {"user": item["message"], "reply": item["reply"]}]
-        case = {**item, "turns": [{**t, "turn": n} for n, t in enumerate(turns, 1)]}
-        jobs.append(partial(judge.score, client, who, prompt, seed, case, len(turns) - 1, samples, case))
-    return await windowed(jobs, len(jobs) if client.batched(who) else 1)
-
-
-def asked(client: Client, p: Params, prompt: prompts.Prompt, items: list[Record]) -> list[partial[Any]]:
-    """One job, which gives rows, for every judge, asking (as it is; examples turned and another seed) and context."""
-    contexts = [list(group) for _, group in groupby(items, key=itemgetter("context"))]
-    ways = ((prompt, p.judge.seed), (turned(prompt), p.judge.seed + 1))
-    return [
-        partial(scored, client, who, *way, p.judge.samples, context)
-        for who in judge.judges(p.judge, p.roles)
-        for way in ways
-        for context in contexts
-    ]
-
-
-def ranks(values: "Array") -> "Array":
-    """Ranks, the mean one where values are equal, less their mean."""
-    import numpy as np
-
-    found = np.sort(values)
-    both = np.searchsorted(found, values, "left") + np.searchsorted(found, values, "right")
-    return np.asarray((both - both.mean()) / 2, dtype=np.float64)
-
-
-def comparisons(items: list[Record], scores: list[float | None]) -> dict[str, list[tuple[str, float]]]:
-    """By context: (kind, 1 where the tailored reply is scored above that kind's, 0 below, 0.5 the same).
-
-    A pair with an unscored reply is left out.
-    """
-    given = {(i["context"], i["kind"]): s for i, s in zip(items, scores, strict=True) if s is not None}
-    found: dict[str, list[tuple[str, float]]] = {}
-    for (context, kind), score in given.items():
-        if kind != BEST and (best := given.get((context, BEST))) is not None:
-            found.setdefault(context, []).append((kind, 1.0 if best > score else 0.5 if best == score else 0.0))
-    return found
-
-
-def accuracy(found: dict[str, list[tuple[str, float]]], p: Calibrate) -> Record:
-    """Share of comparisons won, by kind too, with its 95 % interval by bootstrap over contexts."""
-    import numpy as np
-
-    every = [(kind, value) for pairs in found.values() for kind, value in pairs]
-    if not every:
-        return {"accuracy": None, "accuracy_ci": None, "accuracy_by_kind": {}, "comparisons": 0}
-    sums = np.array([[sum(v for _, v in pairs), len(pairs)] for pairs in found.values()])
-    drawn = np.random.default_rng(p.seed).integers(0, len(sums), (p.resamples, len(sums)))
-    means = sums[drawn].sum(1)
-    by_kind = {k: [v for kind, v in every if kind == k] for k in KINDS[1:]}
-    return {
-        "accuracy": round(float(np.mean([v for _, v in every])), 4),
-        "accuracy_ci": [round(float(x), 4) for x in np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])],
-        "accuracy_by_kind": {k: round(float(np.mean(v)), 4) for k, v in by_kind.items() if v},
-        "comparisons": len(every),
-    }
-
-
-def length_bias(items: list[Record], scores: list[float | None]) -> Record:
-    """Rank correlation of score and words within kinds, and mean score of the longer half minus that of the shorter half.
-
-    None where no kind has two different scores (a judge that says the same to all has no bias either).
-    """
-    import numpy as np
-
-    by_score, by_words, gaps = [], [], []
-    for kind in KINDS:
-        rows = [
-            (s, len(i["reply"].split())) for i, s in zip(items, scores, strict=True) if i["kind"] == kind and s is not None
-        ]
-        if not rows:
-            continue
-        score, words = np.array(rows, dtype=float).T
-        by_score.append(ranks(score))
-        by_words.append(ranks(words))
-        long = words > np.median(words)
-        if long.any() and not long.all():
-            gaps.append(score[long].mean() - score[~long].mean())
-    a, b = (np.concatenate(r) if r else np.zeros(0) for r in (by_score, by_words))
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return {
-        "length_bias": round(float(a @ b) / spread, 4) if spread else None,
-        "long_minus_short": round(float(np.mean(gaps)), 4) if gaps else None,
-    }
-
-
-def agreement(first: list[float | None], second: list[float | None]) -> float | None:
-    """Krippendorff's alpha, interval scale, of two askings: 1 the same, 0 as by chance; None: all scores are the same."""
-    import numpy as np
-
-    pairs = np.array([(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None])
-    if len(pairs) == 0 or np.ptp(pairs) == 0:
-        return None
-    return round(1 - float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2) / (2 * pairs.var(ddof=1))), 4)
-
-
-def faults(found: Record, p: Calibrate) -> list[str]:
-    """Why a judge does not pass."""
-    share, right, bias = found["n"] / (found["n"] + found["unscored"]), found["accuracy"], found["length_bias"] or 0.0
-    tests = (
-        (share >= p.min_scored, f"scored {share:.2f} of the replies, below {p.min_scored}"),
-        (right is not None and right >= p.min_accuracy, f"accuracy {right}, below {p.min_accuracy}"),
-        (abs(bias) <= p.max_length_bias, f"length bias {bias}, beyond {p.max_length_bias}"),
-    )
-    return [text for holds, text in tests if not holds]
-
-
-def worth(items: list[Record], first: list[Record], second: list[Record], p: Calibrate) -> Record:
-    """What one judge's two judgements of each item say about it."""
-    scores = [r["score"] for r in first]
-    given = [s for s in scores if s is not None]
-    means = {k: [r["score"] for i, r in zip(items, first, strict=True) if i["kind"] == k] for k in KINDS}
-    read_means = {k: [s for s in v if s is not None] for k, v in means.items()}
-    found = {
-        **accuracy(comparisons(items, scores), p),
-        **length_bias(items, scores),
-        "n": len(given),
-        "unscored": len(scores) - len(given),
-        "from_logprobs": sum(r["mass"] is not None for r in first),
-        "least_mass": min((r["mass"] for r in first if r["mass"] is not None), default=None),
-        "means": {k: round(sum(v) / len(v), 4) if v else None for k, v in read_means.items()},
-        "self_agreement": agreement(scores, [r["score"] for r in second]),
-    }
-    failed = faults(found, p)
-    return {**found, "passed": not failed, "failed": failed}
 
 
 async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], dict[str, Any]]:
     """All judgements, by judge, asking and item, and what is told of the models."""
     prompt = prompts.load(a.judge_prompt)
-    who = judge.judges(p.judge, p.roles)
+    who = judges(p.judge)
     async with Client("calibrate", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
-        jobs = asked(client, p, prompt, items)
+        jobs = asked(client, p.judge, prompt, items)
         width = len(jobs) if any(client.batched(r) for r in who) else p.llm.conversations_in_flight
         with Progress("calibrate: contexts", len(jobs), client.rate) as progress:
             rows = [row for context in await windowed(jobs, width, progress) for row in context]
-        makers = {getattr(p.roles, f"{name}_model") for name in MAKERS}
+        makers = {p.generator.model, p.user.model, *p.roles.model_dump().values()}
         names = {*makers, *(r.model for r in who)}
         identity = {name: client.model_identity(name) for name in sorted(names)}
         made = sorted(makers | {identity[m] for m in makers})
         changed = "examples of the prompt in reverse order" if turned(prompt) != prompt else "the same prompt"
-        seed = "another seed" if p.roles.judge_temp else "greedy, so a seed changes nothing"
+        seed = "another seed" if p.judge.temp else "greedy, so a seed changes nothing"
         about = {"calls": client.metrics(), "made_data": made, "self_agreement_between": f"as asked; {changed}, {seed}"}
         return rows, {**about, "identities": {r.model: identity[r.model] for r in who}}
 

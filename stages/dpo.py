@@ -5,70 +5,40 @@ Reads models/sft and data/pairs; writes a plain model folder with its GGUF, DVCL
 Run: python -m stages.dpo (the arguments are in dvc.yaml)
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import card, params
-from stages.common.errors import parser, run
-from stages.common.records import Record, write_json
-from stages.common.rows import read, supervised
-from stages.common.training import Train
+from stages.core import params
+from stages.core.cli import parser, run
+from stages.core.files import Record, write_json
+from stages.training.dataset import read, supervised
+from stages.training.settings import Dpo, Train
+from stages.weights import card, settings
 
 if TYPE_CHECKING:
-    from stages.common.training import LogProbs
+    from stages.training.trainer import LogProbs
 
 SIDES = ("chosen", "rejected")
 # by definition, while policy and reference are one
 NOTHING_LEARNT = {"eval_rewards/accuracy": 0.5, "eval_rewards/margin": 0.0}
 
 
-@dataclass
-class Dpo:
-    """Section `dpo`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
-    `batch_size` pairs at once, times `accumulation` a step; `loss_type` as TRL names it."""
-
-    seed: int
-    train_file: str
-    val_file: str
-    beta: float
-    loss_type: str
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    accumulation: int
-    warmup_share: float
-    scheduler: str
-    label_smoothing: float
-    discopop_tau: float
-
-    def __post_init__(self) -> None:
-        params.require(
-            (self.beta > 0, f"beta: {self.beta} is not above 0"),
-            (self.epochs > 0, f"epochs: {self.epochs} is not above 0"),
-            (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
-            (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
-            (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
-        )
-
-
-@dataclass
-class Params:
+class Params(params.Section):
     """What this stage reads."""
 
     dpo: Dpo
     train: Train
-    base_model: card.Origin
+    base_model: settings.Origin
 
 
 def config(p: Params, rows: int, folder: Path) -> Any:
     """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import DPOConfig
 
-    from stages.common import training
+    from stages.training import trainer
 
     return DPOConfig(
-        **training.arguments(p.dpo, p.train, rows, folder, "dpo"),
+        **trainer.arguments(p.dpo, p.train, rows, folder, "dpo"),
         beta=p.dpo.beta,
         loss_type=[p.dpo.loss_type],
         label_smoothing=p.dpo.label_smoothing,
@@ -79,10 +49,10 @@ def config(p: Params, rows: int, folder: Path) -> Any:
 
 def both_sides(model: Any, pairs: list[Record], p: Params, pad: int, *, spread: bool = False) -> "list[LogProbs]":
     """log p of each token of the chosen and of the rejected replies: siblings are computed together."""
-    from stages.common import training
+    from stages.training import trainer
 
     rows = [row for pair in zip(*(supervised(pairs, side) for side in SIDES), strict=True) for row in pair]
-    found = training.log_probs(model, rows, p.train, pad, spread=spread)
+    found = trainer.log_probs(model, rows, p.train, pad, spread=spread)
     return [found[::2], found[1::2]]
 
 
@@ -93,20 +63,20 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
-    from stages.common import heldout, training
+    from stages.training import checkpoints, curves, heldout, saving, trainer
 
     set_seed(p.dpo.seed)
-    model, tokenizer = training.load(a.sft, p.train)
+    model, tokenizer = trainer.load(a.sft, p.train)
     pad = tokenizer.pad_token_id
 
     def tokens(path: Path) -> tuple[list[Record], Record]:
         return read(path, ("prompt", *SIDES), tokenizer, p.train.max_length, p.train.too_long)
 
     (pairs, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
-    kind = training.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
-    with training.checkpoints(training.made_from("dpo", p, a.sft, a.train)) as folder:
+    kind = trainer.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
+    with checkpoints.checkpoints(checkpoints.made_from("dpo", p, a.sft, a.train)) as folder:
         settings = config(p, len(pairs), folder)  # first: it sets up what processes there are
-        base, _ = training.load(a.base, p.train)
+        base, _ = trainer.load(a.base, p.train)
         seen = {name: both_sides(m, val, p, pad, spread=True) for name, m in (("base", base), ("sft", model))}
         del base
         for side, values in zip(SIDES, both_sides(model, pairs, p, pad, spread=True), strict=True):
@@ -116,14 +86,14 @@ def main() -> None:
             model,
             args=settings,
             train_dataset=Dataset.from_list(pairs),
-            data_collator=training.collator(p.train, pad),
+            data_collator=trainer.collator(p.train, pad),
             processing_class=tokenizer,
-            peft_config=training.adapter(p.train, model),
-            callbacks=[curves := training.curves(a.live, "dpo")],
+            peft_config=trainer.adapter(p.train, model),
+            callbacks=[curves := curves.curves(a.live, "dpo")],
         )
         trainer.remove_callback(PrinterCallback)
         curves.log(0, NOTHING_LEARNT)
-        training.fit(trainer, folder, "dpo")
+        trainer.fit(trainer, folder, "dpo")
         seen["dpo"] = both_sides(trainer.model, val, p, pad)
         drawn = ([row["conversation"] for row in val], p.train.resamples, p.dpo.seed)
         measured = heldout.pairs(seen, p.dpo.beta, *drawn)
@@ -133,7 +103,7 @@ def main() -> None:
         counted, declared = {"train": counts, "val": val_counts}, params.declared_values("dpo")
         inputs = [a.base, a.sft, a.train, a.val]
         readme = card.card("dpo", a.base, p.base_model, inputs, declared, {"pairs": counted}, measured)
-        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        saving.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
             write_json(a.metrics, {"pairs": counted, "steps": trainer.state.global_step, "val": measured})

@@ -5,62 +5,36 @@ Reads models/base and data/sft; writes a plain model folder with its GGUF, DVCLi
 Run: python -m stages.sft (the arguments are in dvc.yaml)
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.common import card, mix, params
-from stages.common.errors import parser, run
-from stages.common.records import Record, write_json
-from stages.common.rows import read, supervised
-from stages.common.training import Train
+from stages.core import params
+from stages.core.cli import parser, run
+from stages.core.files import Record, write_json
+from stages.training import mix
+from stages.training.dataset import read, supervised
+from stages.training.settings import Sft, Train
+from stages.weights import card, settings
 
 if TYPE_CHECKING:
-    from stages.common.training import LogProbs
+    from stages.training.trainer import LogProbs
 
 
-@dataclass
-class Sft:
-    """Section `sft`. `train_file`, `val_file`: data/ of this pipeline, or TRL-format rows of your own.
-    `batch_size` rows at once, times `accumulation` a step. `mix`: share of the training rows by name of a file (mix.py)."""
-
-    seed: int
-    train_file: str
-    val_file: str
-    epochs: float
-    learning_rate: float
-    batch_size: int
-    accumulation: int
-    warmup_share: float
-    scheduler: str
-    mix: dict[str, float]
-
-    def __post_init__(self) -> None:
-        params.require(
-            (self.epochs > 0, f"epochs: {self.epochs} is not above 0"),
-            (self.learning_rate > 0, f"learning_rate: {self.learning_rate} is not above 0"),
-            (self.batch_size >= 1, f"batch_size: {self.batch_size} is not at least 1"),
-            (self.accumulation >= 1, f"accumulation: {self.accumulation} is not at least 1"),
-            *mix.checks(self.mix),
-        )
-
-
-@dataclass
-class Params:
+class Params(params.Section):
     """What this stage reads."""
 
     sft: Sft
     train: Train
-    base_model: card.Origin
+    base_model: settings.Origin
 
 
 def config(p: Params, rows: int, folder: Path) -> Any:
     """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import SFTConfig
 
-    from stages.common import training
+    from stages.training import trainer
 
-    return SFTConfig(**training.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
+    return SFTConfig(**trainer.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
 
 
 def main() -> None:
@@ -70,10 +44,10 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from stages.common import heldout, training
+    from stages.training import checkpoints, curves, heldout, saving, trainer
 
     set_seed(p.sft.seed)
-    model, tokenizer = training.load(a.base, p.train)
+    model, tokenizer = trainer.load(a.base, p.train)
     pad = tokenizer.pad_token_id
 
     def tokens(path: Path, **how: Any) -> tuple[list[Record], Record]:
@@ -89,27 +63,27 @@ def main() -> None:
     def measured() -> Record:
         return heldout.replies(seen, [row["conversation"] for row in val], p.train.resamples, p.sft.seed)
 
-    kind = training.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
-    with training.checkpoints(training.made_from("sft", p, a.base, a.train, *others)) as folder:
+    kind = trainer.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
+    with checkpoints.checkpoints(checkpoints.made_from("sft", p, a.base, a.train, *others)) as folder:
         settings = config(p, len(rows), folder)  # first: it sets up what processes there are
-        seen["base"] = training.log_probs(model, held_out, p.train, pad, spread=True)
+        seen["base"] = trainer.log_probs(model, held_out, p.train, pad, spread=True)
         trainer = kind(
             model,
             settings,
             train_dataset=Dataset.from_list(supervised(rows, "completion")),
-            data_collator=training.collator(p.train, pad),
+            data_collator=trainer.collator(p.train, pad),
             processing_class=tokenizer,
-            peft_config=training.adapter(p.train, model),
-            callbacks=[curves := training.curves(a.live, "sft")],
+            peft_config=trainer.adapter(p.train, model),
+            callbacks=[curves := curves.curves(a.live, "sft")],
         )
         trainer.remove_callback(PrinterCallback)
         curves.log(0, {"eval_loss": measured()["loss"]["base"]["value"]})
-        training.fit(trainer, folder, "sft")
-        seen["sft"] = training.log_probs(trainer.model, held_out, p.train, pad)
+        trainer.fit(trainer, folder, "sft")
+        seen["sft"] = trainer.log_probs(trainer.model, held_out, p.train, pad)
         curves.log(trainer.state.global_step, {"eval_loss": measured()["loss"]["sft"]["value"]})
         inputs, declared = [a.base, a.train, a.val, *others], params.declared_values("sft")
         readme = card.card("sft", a.base, p.base_model, inputs, declared, {"rows": counted}, measured())
-        training.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        saving.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
             write_json(a.metrics, {"rows": counted, "steps": trainer.state.global_step, "val": measured()})

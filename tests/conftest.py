@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from stages.common import errors
+from stages.core import cli
 
 ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "DVC_STUDIO_TOKEN", "AWS_ACCESS_KEY_ID", "DVC_ROOT", "DVC_EXP_NAME")
@@ -187,6 +187,8 @@ class Project:
         for key in params.roles:
             if key.endswith("_model"):
                 params.roles[key] = "scripted:tiny"
+        for section in ("generator", "user", "judge"):
+            params[section].model = "scripted:tiny"
         params.extract_pairs.filters.recalled = None  # the scripted replies speak of nothing
         params.llm.endpoints = {"scripted": {"base_url": url, "deadline_s": 5.0}}
         self.params = params
@@ -204,7 +206,15 @@ class Project:
     def command(self, stage: str, *more: str, **replaced: str) -> list[str]:
         """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
-        command = spec.get("do", spec)["cmd"].split()[1:]
+        command = (
+            filled(
+                spec.get("do", spec)["cmd"],
+                OmegaConf.create({"train": self.params.train, "sft": self.params.sft, "dpo": self.params.dpo}),
+            )
+            if "${train" in str(spec)
+            else spec.get("do", spec)["cmd"]
+        )
+        command = command.split()[1:]
         item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
         command = [filled(c, self.params, more[0] if more else None, item) for c in command]
         for name, value in replaced.items():
@@ -223,7 +233,7 @@ class Project:
         os.chdir(self.folder)
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                errors.run(importlib.import_module(command[0]).main)
+                cli.run(importlib.import_module(command[0]).main)
         except SystemExit as e:
             code = e.code if isinstance(e.code, int) else 1
             err.write(f"{e.code}\n")

@@ -1,0 +1,70 @@
+"""Running many calls at once: a window of jobs, each driven to its end, and one error that comes out as itself."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import TypeVar
+
+from stages.core.progress import Progress
+
+R = TypeVar("R")
+
+
+async def clock(progress: Progress) -> None:
+    """Tick until cancelled: with a slow model a conversation takes minutes, and its calls are to be seen before its end."""
+    while True:
+        await asyncio.sleep(1)
+        progress.tick()
+
+
+async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progress: Progress | None = None) -> list[R]:
+    """Results of `jobs` in their order, at most `width` running: each is driven to its end before a new one starts."""
+    waiting = list(enumerate(jobs))[::-1]
+    results: dict[int, R] = {}
+
+    async def worker() -> None:
+        while waiting:
+            index, job = waiting.pop()
+            results[index] = await job()
+            if progress:
+                progress.step()
+
+    ticking = asyncio.create_task(clock(progress)) if progress else None
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(width, len(waiting))):
+                group.create_task(worker())
+    finally:
+        if ticking:
+            ticking.cancel()
+    return [results[i] for i in sorted(results)]
+
+
+@contextlib.contextmanager
+def first_error() -> Iterator[None]:
+    """What is raised in a task group comes out as itself."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None
+
+
+def asking(work: Awaitable[R]) -> R:
+    """Run a stage's asynchronous part; a UserError inside a task group comes out as itself."""
+
+    async def outer() -> R:
+        return await work
+
+    # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with first_error():
+            return asyncio.run(outer())
+    except asyncio.CancelledError:  # a second Ctrl-C, while the first was being obeyed
+        raise KeyboardInterrupt from None

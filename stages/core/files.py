@@ -1,0 +1,97 @@
+"""Files of records: JSON Lines in, JSON Lines out, written whole or not at all."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from stages.core.cli import UserError
+
+Record = dict[str, Any]
+
+
+def digest(*parts: object) -> str:
+    """SHA-256 over the JSON of `parts`, in hex: the one way identities and seeds are derived."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def seed_of(*parts: object) -> int:
+    """A 31-bit seed from what a draw belongs to (stage seed, persona, path, role), never from its position."""
+    return int(digest(*parts)[:8], 16) & 0x7FFFFFFF
+
+
+def root() -> Path:
+    """`.cache` of the repository that DVC runs for (the parent one in `--temp` and `--queue` runs)."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[TextIO]:
+    """Open `path` for writing; the old content stays until the new one is complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror}; what was there is untouched") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_jsonl(path: Path, rows: Iterable[Record]) -> None:
+    """One sorted-key JSON object a line, final newline."""
+    with replacing(path) as f:
+        for row in rows:
+            f.write(json.dumps(row, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Sorted-key, indented JSON with a final newline (small result files that people read in git)."""
+    with replacing(path) as f:
+        f.write(json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """Text of a UTF-8 file (a byte order mark is dropped)."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: not UTF-8 at byte {e.start}; save it as UTF-8") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """(line number, JSON value) of every non-empty line. Raises UserError naming file:line for a broken one."""
+    decoder = json.JSONDecoder()
+    # split("\n"), not splitlines(): U+2028 and its like are legal inside a JSON string
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            value, end = decoder.raw_decode(text)
+        except json.JSONDecodeError as e:
+            raise UserError(f"{path}:{number}: not JSON ({e.msg} at column {e.colno}): {text[:60]}") from None
+        if text[end:].strip():
+            raise UserError(f"{path}:{number}: two JSON values on one line; put a line break after column {end}")
+        yield number, value
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """All rows of a JSONL file of objects. Raises UserError naming file:line for anything else."""
+    rows = []
+    for number, value in read_lines(path):
+        if not isinstance(value, dict):
+            raise UserError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
+        rows.append(value)
+    return rows

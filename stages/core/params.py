@@ -1,0 +1,137 @@
+"""Parameters: params.yaml holds the values, dvc.yaml says which of them a stage may read, sections say their types.
+
+`python -m stages.tools.check` checks the whole of params.yaml against every stage and prints all faults at once.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stages.core.cli import UserError, one_line
+
+T = TypeVar("T", bound=BaseModel)
+UNTRACKED = "llm"  # never changes an answer, so no stage declares it and changing it re-runs nothing
+
+
+class Section(BaseModel):
+    """A section of params.yaml, or what a stage reads of it. Unknown keys and other types than the declared are faults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def load_yaml(path: str) -> Any:
+    """What a YAML file holds, as plain lists and mappings. Raises UserError if it cannot be read."""
+    # OmegaConf reads YAML 1.2 floats; PyYAML takes the `5e-06` that `dvc exp run -S` writes for a string.
+    from omegaconf import OmegaConf
+    from yaml import MarkedYAMLError
+
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the root of the repository") from None
+    except MarkedYAMLError as e:
+        line = f" line {e.problem_mark.line + 1}:" if e.problem_mark else ""
+        raise UserError(f"{path}:{line} cannot be read: {one_line(e.problem)}") from None
+    except Exception as e:
+        raise UserError(f"{path}: cannot be read: {one_line(e)}") from None
+
+
+def declared(pipeline: dict[str, Any]) -> dict[str, list[str]]:
+    """Declared parameter keys of each stage in a loaded dvc.yaml, foreach stages under their plain name."""
+    stages = pipeline.get("stages", {})
+    return {name: [str(k) for k in s.get("do", s).get("params", [])] for name, s in stages.items()}
+
+
+def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of the leaves of nested mappings; lists and empty mappings are leaves."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """` (did you mean X?)` with the nearest of the known names, empty where none is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def faults_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
+    """One text for each fault: dotted key, what is wrong, the value, the nearest name of an unknown key."""
+    for e in error.errors(include_url=False):
+        # pydantic names the member of a union that it tried, in brackets or as a type; params.yaml knows no such key
+        places = [p for p in e["loc"] if not (isinstance(p, str) and ("[" in p or p in _TYPES))]
+        name = ".".join(map(str, places))
+        if e["type"] == "extra_forbidden":
+            known = _keys(schema, places[:-1])
+            yield f"{name}: unknown{near(str(places[-1]), known)}"
+        elif e["type"] == "missing":
+            yield f"{name}: missing"
+        else:
+            text = e["msg"].removeprefix("Value error, ")
+            yield f"{name}: {text[0].lower()}{text[1:]}" + ("" if e["type"] == "value_error" else f", found {e['input']!r}")
+
+
+_TYPES = ("str", "int", "float", "bool", "none")
+
+
+def _keys(schema: type[BaseModel], places: list[Any]) -> list[str]:
+    """Names of the fields at a place of nested sections."""
+    for place in places:
+        field = schema.model_fields.get(str(place))
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return []
+        schema = field.annotation
+    return list(schema.model_fields)
+
+
+def checked(schema: type[T], values: Any) -> tuple[T | None, list[str]]:
+    """(the section or sections, []), or (None, all faults)."""
+    try:
+        return schema.model_validate(values), []
+    except ValidationError as e:
+        return None, list(dict.fromkeys(faults_of(e, schema)))
+
+
+def restricted(stage: str, schema: type[BaseModel], params: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """The sections that `schema` names, each with the declared keys alone. Raises UserError for one that is not declared."""
+    found: dict[str, Any] = {}
+    for name in schema.model_fields:
+        whole = name in keys or name == UNTRACKED
+        wanted = {k.split(".", 1)[1] for k in keys if k.startswith(name + ".")}
+        if not whole and not wanted:
+            raise UserError(f"dvc.yaml: stage {stage} does not declare params {name}, which its code reads")
+        if name in params:
+            values = params[name]
+            found[name] = values if whole or not isinstance(values, dict) else {k: values[k] for k in wanted & set(values)}
+    return found
+
+
+def load(stage: str, schema: type[T]) -> T:
+    """Parameters of `stage`: a model whose fields are sections of params.yaml, restricted to the declared keys.
+
+    Raises:
+        UserError: every unknown, missing, mistyped or out-of-range value, in one line.
+    """
+    keys = declared(load_yaml("dvc.yaml")).get(stage)
+    if keys is None:
+        raise UserError(f"dvc.yaml: has no stage {stage}")
+    result, faults = checked(schema, restricted(stage, schema, load_yaml("params.yaml"), keys))
+    if result is None:
+        raise UserError("params.yaml: " + "; ".join(faults))
+    return result
+
+
+def declared_values(stage: str) -> dict[str, Any]:
+    """Values of the keys that dvc.yaml declares for `stage`, by dotted key: what its result files name as their protocol."""
+    params = load_yaml("params.yaml")
+    found = {}
+    for key in declared(load_yaml("dvc.yaml"))[stage]:
+        value = params
+        for part in key.split("."):
+            value = value[part]
+        found[key] = value
+    return found

@@ -1,0 +1,65 @@
+"""Sections `roleplay`, `converse` and `arms` of params.yaml."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.core.params import Section
+from stages.llm.settings import Sampling
+
+PARTS = {"reply": (), "critique": ("critique", "revise"), "reason": ("last",)}  # strategy: parts its prompt must have
+
+
+class Roleplay(Section):
+    """Section `roleplay`."""
+
+    seed: int
+    """Of all draws."""
+    turns: int = Field(ge=1)
+    """Of each conversation."""
+    verify: bool
+    """Whether the verifier is asked about each pair."""
+    continue_with: Literal["random", "preferred"]
+    """Which reply carries on: drawn, or the preferred one."""
+    branching: Literal[1, 2]
+    """2 follows both replies down to turn `branching_depth`."""
+    branching_depth: int = Field(ge=0)
+    """Last turn at which both replies are followed."""
+    note_evidence: float = Field(ge=0, le=1)
+    """Least share of an item's content words that the user's turns and the inducer's line must both hold."""
+    resamples: int = Field(ge=0)
+    """Draws after an unusable reply."""
+    max_failed_share: float = Field(ge=0, le=1)
+    """Share of the calls that may fail."""
+
+
+class Arm(Section):
+    """One line of section `arms`: a model under test, and how it is asked."""
+
+    model: str = Field(pattern=r"^[\w./:@-]+$")
+    """`local` (models/`weights`), `<endpoint>:<model>`, or a Hub id (`@revision`)."""
+    weights: str
+    """Folder under models/."""
+    prompt: str
+    """System prompt: prompts/NAME.txt."""
+    strategy: Literal["reply", "critique", "reason"]
+    """reply; critique: draft, critique of it, revision; reason: think, then reply."""
+    memory: Literal["all", "none", "similar"]
+    """What is seen of the earlier exchanges."""
+
+
+class Converse(Sampling):
+    """Section `converse`: the evaluation's conversations, and how the model under test is sampled."""
+
+    seed: int
+    """Of all draws."""
+    turns: int = Field(ge=1)
+    """K, of each conversation."""
+    thought_tokens: int = Field(ge=0)
+    """Tokens that strategy `reason` may think, beside its reply."""
+    similar: int = Field(ge=1)
+    """Earlier exchanges that memory `similar` shows."""
+    resamples: int = Field(ge=0)
+    """Draws after an unusable reply of the user."""
+    max_failed_share: float = Field(ge=0, le=1)
+    """Share of the turns that may fail."""

@@ -1,0 +1,68 @@
+"""Conversation trees: the unit of role-play. Every node's message history is the path from the root to it.
+
+A node's id is its path: `u` is the user's first turn, `u/p` and `u/r` the preferred and rejected reply to it, `u/p/u` the
+user's next turn after the preferred reply. The id names the node's seed, so a tree grows without changing what it has.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stages.core.cli import UserError
+from stages.core.files import Record, read_jsonl
+from stages.core.prompts import Message
+
+Node = dict[str, Any]
+REPLIES = {"p": "preferred", "r": "rejected"}
+
+
+def index(tree: Record) -> dict[str, Node]:
+    """Nodes by id."""
+    return {n["id"]: n for n in tree["nodes"]}
+
+
+def parent(node_id: str) -> str | None:
+    """Id of the node before, None at the root."""
+    return node_id.rpartition("/")[0] or None
+
+
+def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
+    """Nodes from the root to `node_id`. Raises UserError if one is missing."""
+    found: list[Node] = []
+    while node_id is not None:
+        if node_id not in nodes:
+            raise UserError(f"tree node {node_id}: missing; the tree is damaged, run roleplay again")
+        found.append(nodes[node_id])
+        node_id = parent(node_id)
+    return found[::-1]
+
+
+def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
+    """The exact messages from the root to `node_id`: user, assistant, user, ... in turn."""
+    return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
+
+
+def decisions(tree: Record) -> Iterator[tuple[Node, Node, Node]]:
+    """(user node, preferred reply, rejected reply) wherever both replies exist, in order of id."""
+    nodes = index(tree)
+    for node_id in sorted(nodes):
+        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/r")
+        if preferred and rejected:
+            yield nodes[node_id], preferred, rejected
+
+
+def read_trees(path: Any) -> list[Record]:
+    """Trees of a file. Raises UserError, with its line, for a row that is none; for fewer than two."""
+    trees = read_jsonl(path)
+    for number, t in enumerate(trees, 1):
+        nodes = t.get("nodes")
+        sound = isinstance(nodes, list) and all(
+            isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str)
+            and n.get("role") in ("user", "preferred", "rejected") for n in nodes
+        )  # fmt: skip
+        if not sound or not isinstance(t.get("id"), str):
+            raise UserError(
+                f"{path}:{number}: not a tree: needs `id` and `nodes`, each with id, role (user, preferred, rejected), text"
+            )
+    if len(trees) < 2:
+        raise UserError(f"{path}: {len(trees)} trees cannot be split into train and validation; grow more personas")
+    return trees

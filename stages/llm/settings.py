@@ -1,0 +1,177 @@
+"""Sampling, roles and section `llm` of params.yaml: who is asked, how, and where."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from stages.core.cli import UserError
+from stages.core.params import Section, near
+
+EMBEDDED = "embedded"
+
+
+class Sampling(Section):
+    """How a model is sampled. A new sampling setting is a field here and a line in `request` (llm/request.py)."""
+
+    temp: float = Field(ge=0)
+    """Temperature; 0 is greedy."""
+    top_p: float = Field(gt=0, le=1)
+    """Nucleus: least probability mass that is sampled from."""
+    penalty: float = Field(ge=-2, le=2)
+    """frequency_penalty of OpenAI's protocol."""
+    tokens: int = Field(ge=1)
+    """Longest reply, in tokens."""
+
+
+class Speaker(Sampling):
+    """A role: its model and how it is sampled."""
+
+    model: str = Field(min_length=1)
+    """`embedded` (models/base), or `<endpoint>:<model>` of llm.endpoints."""
+
+
+class Talker(Speaker):
+    """A role that is shown earlier exchanges."""
+
+    history: int = Field(ge=0)
+    """Earlier exchanges shown, the last ones."""
+
+
+class Roles(Section):
+    """Section `roles`: the roles of the tree role-play, flat (`inducer_model`, `inducer_temp`, ...)."""
+
+    inducer: Speaker
+    """Writes down what the user has shown so far."""
+    preferred: Talker
+    """Answers with the inducer's note."""
+    rejected: Talker
+    """Answers without it."""
+    verifier: Speaker
+    """Says which reply the user would prefer."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grouped(cls, values: Any) -> Any:
+        """`{"inducer_temp": 0.0}` as `{"inducer": {"temp": 0.0}}`; a key of no role stays and is a fault."""
+        if not isinstance(values, dict) or not all(isinstance(k, str) for k in values):
+            return values
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            name, _, setting = key.partition("_")
+            if name in cls.model_fields and setting:
+                found.setdefault(name, {})[setting] = value
+            else:
+                found[key] = value
+        return found
+
+
+class Price(Section):
+    """USD per million tokens of one model."""
+
+    prompt: float = Field(ge=0)
+    """Prompt tokens."""
+    completion: float = Field(ge=0)
+    """Completion tokens."""
+    cached: float | None = Field(default=None, ge=0)
+    """Prompt tokens found in the server's cache; null: as prompt."""
+
+    def usd(self, prompt: float, cached: float, completion: float) -> float:
+        """Cost of one call."""
+        found = self.prompt if self.cached is None else self.cached
+        return ((prompt - cached) * self.prompt + cached * found + completion * self.completion) / 1e6
+
+    def times(self, factor: float) -> "Price":
+        """The price at a discount."""
+        cached = None if self.cached is None else self.cached * factor
+        return Price(prompt=self.prompt * factor, completion=self.completion * factor, cached=cached)
+
+
+class Limits(Section):
+    """How one server is addressed. Nothing in it can change an answer."""
+
+    base_url: str = ""
+    """Address, up to `/v1`."""
+    key_env: str = ""
+    """Name of the environment variable that holds the key; never the key itself."""
+    concurrency: int = Field(default=8, ge=1)
+    """Calls at once."""
+    requests_per_minute: int = Field(default=0, ge=0)
+    """0: no limit."""
+    tokens_per_minute: int = Field(default=0, ge=0)
+    """0: no limit."""
+    timeout_s: float = Field(default=120.0, gt=0)
+    """Of one request."""
+    deadline_s: float = Field(default=900.0, gt=0)
+    """Of one call with all its retries."""
+    prices: dict[str, Price] = {}
+    """By the model's name at the server."""
+    aliases: dict[str, str] = {}
+    """Name asked for -> the other name that the server answers with."""
+
+
+class Embedded(Section):
+    """The engine inside the stage's own process."""
+
+    concurrency: int = Field(default=8, ge=1)
+    """Calls at once."""
+    slots: int = Field(default=24, ge=1)
+    """Key-value caches; with more of them than calls, a role finds the beginning of its prompt in an idle one."""
+    context: int = Field(default=2048, ge=1)
+    """Tokens of each slot."""
+    threads: int = Field(default=0, ge=0)
+    """CPU threads; 0: all cores."""
+
+
+class Llm(Section):
+    """Section `llm`: what never changes an answer. No stage declares it."""
+
+    conversations_in_flight: int = Field(ge=1)
+    """Conversations that are driven at once, each to its end."""
+    embedded: Embedded
+    """The embedded engine."""
+    endpoints: dict[str, Limits]
+    """Servers by name."""
+    budget_usd: float | None = Field(default=None, ge=0)
+    """What one run of one stage may pay for new replies; null: no limit."""
+    budget_calls: int | None = Field(default=None, ge=0)
+    """Calls that one run of one stage may make; 0: stored replies only; null: no limit."""
+    batch_roles: list[str] = []
+    """Roles asked through the Batch API of their endpoint: verifier, judge."""
+    batch_poll_s: float = Field(default=30.0, gt=0)
+    """Seconds between looks at a batch."""
+
+    def limits(self, name: str) -> Limits:
+        """Endpoint `name`. Raises UserError where there is none."""
+        if name not in self.endpoints:
+            raise UserError(f"params.yaml: {unknown_endpoint(name, list(self.endpoints))}")
+        return self.endpoints[name]
+
+
+def unknown_endpoint(name: str, known: list[str]) -> str:
+    """The fault of an endpoint that section llm does not name."""
+    return f"endpoint {name!r}: not among llm.endpoints{near(name, known)}"
+
+
+@dataclass(frozen=True)
+class Role:
+    """Who speaks and how: what of a call is the same for all calls of a role.
+
+    `model` is `embedded`, `<endpoint>:<model name there>`, or a name the stage binds to a folder.
+    """
+
+    name: str
+    model: str
+    temp: float
+    top_p: float
+    penalty: float  # frequency_penalty, of OpenAI's protocol
+    tokens: int
+    stop: tuple[str, ...] = ()
+    accept: tuple[str, ...] = ("ok",)  # outcomes taken as they are; others are drawn again
+    logprobs: int = 0  # alternatives told with each token of the reply; 0: not asked for
+
+
+def role(settings: Speaker, name: str, **changes: Any) -> Role:
+    """The role `name` with these settings."""
+    sampled = {k: getattr(settings, k) for k in ("model", "temp", "top_p", "penalty", "tokens")}
+    return Role(name=name, **{**sampled, **changes})

@@ -1,0 +1,78 @@
+"""Personas: a profile (facts of daily life) and a personality (traits), each a text that splits into items.
+
+The items are what a conversation reveals one by one, so what a model could know at turn k is known exactly.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from stages.core.cli import UserError
+from stages.core.files import Record, digest, seed_of
+
+_SENTENCE = re.compile(r"(?<=[.!?。！？؟])\s+")
+_TRAITS = re.compile(r"^(?P<head>(?:I am|I'm|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
+
+
+def facts(profile: str) -> list[str]:
+    """Sentences of a profile."""
+    return [s.strip() for s in _SENTENCE.split(" ".join(profile.split())) if s.strip()]
+
+
+def traits(personality: str) -> list[str]:
+    """Traits of a personality, each as a sentence ("I am blunt."); its sentences where it is not a list of traits."""
+    text = " ".join(personality.split())
+    match = _TRAITS.match(text)
+    if not match:
+        return facts(text)
+    names = [re.sub(r"^(and|or|but)\s+", "", t.strip()) for t in match["list"].split(",")]
+    return [f"{match['head']} {name}." for name in names if name]
+
+
+@dataclass(frozen=True)
+class Persona:
+    """One simulated person. `items` are the facts, then the traits."""
+
+    profile: str
+    personality: str
+
+    @property
+    def id(self) -> str:
+        """Stable name, from the texts alone: adding a persona renames no other."""
+        return digest(self.profile, self.personality)[:12]
+
+    @property
+    def text(self) -> str:
+        """The whole persona in one paragraph."""
+        return f"{self.profile} {self.personality}"
+
+    @property
+    def items(self) -> list[str]:
+        """All facts, then all traits."""
+        return facts(self.profile) + traits(self.personality)
+
+    def schedule(self, seed: int) -> list[int]:
+        """Order in which the items are revealed: a draw of its own for each item, so more turns change nothing.
+
+        Facts and traits alternate three to one while both last, as facts are what a reply can be made to fit.
+        """
+        cut = len(facts(self.profile))
+        drawn = sorted(range(len(self.items)), key=lambda i: seed_of(seed, self.id, "reveal", i))
+        queues = [[i for i in drawn if i < cut], [i for i in drawn if i >= cut]]
+        order = []
+        for turn in range(len(drawn)):
+            first, second = (queues[1], queues[0]) if turn % 4 == 3 else queues
+            order.append((first or second).pop(0))
+        return order
+
+    def record(self) -> Record:
+        """As written to files."""
+        return {"id": self.id, "profile": self.profile, "personality": self.personality}
+
+
+def from_record(row: dict[str, Any], where: str) -> Persona:
+    """Inverse of `Persona.record`. Raises UserError, starting with `where`, for a row without the two texts."""
+    profile, personality = row.get("profile"), row.get("personality")
+    if not isinstance(profile, str) or not isinstance(personality, str) or not facts(profile):
+        raise UserError(f"{where}: a persona needs the texts `profile` and `personality`")
+    return Persona(profile, personality)

@@ -1,0 +1,103 @@
+"""Checks params.yaml against every stage: all faults in one message.
+
+Run: python -m stages.tools.check
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+from stages import (
+    base_model,
+    calibrate,
+    converse,
+    dpo,
+    eval,
+    extract_pairs,
+    filter_personas,
+    judge,
+    roleplay,
+    seed_personas,
+    sft,
+)
+from stages.core.cli import UserError, run
+from stages.core.params import UNTRACKED, checked, declared, flat, load_yaml, near, restricted
+from stages.dialogue.settings import Arm
+from stages.llm.endpoint import key_named
+from stages.llm.settings import unknown_endpoint
+
+MODULES: tuple[ModuleType, ...] = (
+    base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, calibrate, judge, eval
+)  # fmt: skip
+STAGES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+
+
+def served(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """(dotted key, endpoint) wherever params name a model as `<endpoint>:<model>`: roles, judges, models under test."""
+    found = [(f"roles.{k}", v) for k, v in _mapping(params, "roles").items() if str(k).endswith("_model")]
+    found += [(f"{name}.model", _mapping(params, name).get("model")) for name in ("generator", "user", "judge")]
+    judges = _mapping(params, "judge").get("models")
+    found += [("judge.models", v) for v in judges] if isinstance(judges, list) else []
+    arms = _mapping(params, "arms").items()
+    found += [(f"arms.{name}.model", arm.get("model")) for name, arm in arms if isinstance(arm, dict)]
+    for key, model in found:
+        endpoint, colon, _ = str(model).partition(":")
+        if colon:
+            yield key, endpoint
+
+
+def _mapping(params: dict[str, Any], section: str) -> dict[str, Any]:
+    values = params.get(section)
+    return values if isinstance(values, dict) else {}  # what is wrong with it is named elsewhere
+
+
+def unbound(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of models at an endpoint that section llm does not name."""
+    if isinstance(params.get(UNTRACKED), dict):
+        known = list(params[UNTRACKED].get("endpoints") or [])
+        yield from (f"{key}: {unknown_endpoint(name, known)}" for key, name in served(params) if name not in known)
+
+
+def keyless(params: dict[str, Any]) -> list[str]:
+    """What to say of endpoints in use whose key is not there. No fault: stored replies need none."""
+    endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
+    used = {name: endpoints[name].get("key_env") for _, name in served(params) if name in endpoints}
+    return [
+        f"endpoint {name}: {variable} is neither in the environment nor in .env; a call whose reply is not stored will stop"
+        for name, variable in sorted(used.items())
+        if variable and not key_named(variable)
+    ]
+
+
+def check(values: dict[str, Any] | None = None) -> list[str]:
+    """All faults of params.yaml, or of `values` in its place, for every stage at once."""
+    pipeline, params = load_yaml("dvc.yaml"), load_yaml("params.yaml") if values is None else values
+    faults: list[str] = []
+    stages = declared(pipeline)
+    arms = {str(s["foreach"])[2:-1] for s in pipeline["stages"].values() if isinstance(s.get("foreach"), str)}
+    known = sorted({k for keys in stages.values() for k in keys} | arms)
+    sections = {k.split(".")[0] for k in known}
+    for leaf, _ in flat(params):
+        section = leaf.split(".")[0]
+        if section == UNTRACKED or any(leaf == k or leaf.startswith(k + ".") for k in known):
+            continue
+        faults.append(f"{leaf}: unknown{near(leaf, known) if section in sections else near(section, sorted(sections))}")
+    for stage, keys in stages.items():
+        if module := STAGES.get(stage):
+            faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]
+    for section in arms:  # dvc.yaml makes a stage of each line of the section
+        for name, arm in (params.get(section) or {}).items():
+            faults += [f"{section}.{name}.{fault}" for fault in checked(Arm, arm)[1]]
+    return [*dict.fromkeys(faults), *unbound(params)]
+
+
+def main() -> None:
+    values = load_yaml("params.yaml")
+    faults = check(values)
+    if faults:
+        raise UserError("params.yaml: " + "; ".join(faults))
+    print("params.yaml: no fault", *keyless(values), sep="\n")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,171 @@
+"""Presets: presets/NAME.yaml holds what of params.yaml another setting changes, and nothing else.
+
+Run: dvc exp run --name paper $(python -m stages.tools.preset paper)
+
+It prints the overrides as words for `dvc exp run` (`-S key=value`), in Hydra's grammar, which is what DVC reads. The words
+hold no blanks, as a shell splits what `$(...)` gives at blanks and does not look at quotes.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from stages.core import params
+from stages.core.cli import UserError, one_line, run
+from stages.tools import check
+
+FOLDER = Path("presets")
+_KEY = re.compile(r"[A-Za-z_][\w-]*")
+_PLAIN = re.compile(r"[A-Za-z_/][\w./:+@-]*", re.A)  # what the grammar reads as a string, but for:
+_RESERVED = ("true", "false", "null", "inf", "nan")
+
+
+def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the preset's overrides, nested; params.yaml with them applied).
+
+    Raises:
+        UserError: there is no such preset, or it names what params.yaml lacks or cannot take: all faults in one line.
+    """
+    from omegaconf import OmegaConf
+
+    path = FOLDER / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml"))) or "none here; run from the root of the repository"
+        raise UserError(f"preset {name!r}: no such file {path}; presets are: {known}")
+    given = params.load_yaml(str(path))
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: expected a mapping of params, found {given!r}")
+    overrides = nested(given)
+    whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
+    assert isinstance(whole, dict)
+    faults = check.check(whole)  # type: ignore[arg-type]
+    if faults:
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return overrides, whole  # type: ignore[return-value]
+
+
+def nested(given: dict[str, Any]) -> dict[str, Any]:
+    """A mapping whose dotted top-level keys (`sft.epochs: 1`) are opened up; the values below them are left alone."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        inner = found
+        *before, last = str(key).split(".")
+        for part in before:
+            inner = inner.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"preset: {key} is given beside a value for {part}")
+        if isinstance(value, dict) and isinstance(inner.get(last), dict):
+            inner[last].update(value)
+        else:
+            inner[last] = value
+    return found
+
+
+def spread(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; a mapping one of whose keys has no place in a dotted name (`gpt-4.1`) is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and all(_KEY.fullmatch(str(k)) for k in value):
+            yield from spread(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def spelled(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{spelled(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(spelled, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
+        return value
+    return str(QuotedString(value, Quote.single).with_quotes())
+
+
+def words(name: str) -> list[str]:
+    """The words for `dvc exp run`: `-S`, `key=value`, `-S`, ... Raises UserError for what the words cannot carry."""
+    overrides, _ = load(name)
+    known = dict(spread(params.load_yaml("params.yaml")))
+    found = []
+    for key, value in spread(overrides):
+        word = f"{'' if key in known and not isinstance(value, dict) else '++'}{key}={spelled(value)}"
+        if re.search(r"[\s*?]|\$\{", word):
+            raise UserError(f"{FOLDER / name}.yaml: {key}: {value!r} holds a blank, *, ? or ${{; no shell hands that on")
+        found += ["-S", word]
+    return found
+
+
+def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Params with changes given as to `dvc exp run -S`. Raises UserError for what DVC or params.yaml would not take."""
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
+    from omegaconf import OmegaConf
+
+    if not changes:
+        return whole
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "params.yaml"
+        OmegaConf.save(OmegaConf.create(whole), file)
+        try:
+            apply_overrides(file, list(changes))
+        except DvcException as e:
+            raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+        made: dict[str, Any] = params.load_yaml(str(file))
+    before = check.check(whole)
+    if faults := [fault for fault in check.check(made) if fault not in before]:
+        raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
+    return made
+
+
+@contextmanager
+def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
+    """A folder that is this repository with other params, as the current one; nothing of the repository changes.
+
+    Args:
+        name: of the preset whose params it has; None: those of params.yaml.
+        changes: to them, `key=value` as `dvc exp run -S` takes them, without sweeps.
+    """
+    from omegaconf import OmegaConf
+
+    whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
+    here = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        (scratch / ".dvc").mkdir()
+        for entry in [*here.iterdir(), *(here / ".dvc").iterdir()]:
+            if entry.name not in ("params.yaml", ".dvc", ".git", "tmp"):
+                (scratch / entry.relative_to(here)).symlink_to(entry)
+        OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
+        before = os.environ.get("DVC_ROOT")
+        with chdir(scratch):
+            os.environ.setdefault("DVC_ROOT", str(here))  # where the stored replies are
+            try:
+                yield
+            finally:
+                if before is None:
+                    del os.environ["DVC_ROOT"]
+
+
+def main() -> None:
+    import argparse
+
+    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a.add_argument("name", help="presets/NAME.yaml")
+    name = a.parse_args().name
+    try:
+        print(" ".join(words(name)))
+    except UserError:
+        print("-S no_usable_preset=none")  # else `dvc exp run $(...)` would go on with the default params; so DVC refuses
+        raise
+
+
+if __name__ == "__main__":
+    run(main)

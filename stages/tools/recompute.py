@@ -1,0 +1,50 @@
+"""Recompute: the table of `eval` from somebody else's per-turn scores, without models or conversations.
+
+Reads one CSV file (by its ending, comma-separated) or JSONL file with `model`, `case`, `turn` (from 1) and `score`.
+Optional: `profile` (cases that share one are not independent; without it every case stands for itself), `judge`, and
+`persona`: `right`, or `wrong` where the reply was judged against another persona. In JSONL null, in CSV an empty score (also
+null, none, nan, NA) is a reply that could not be scored. The models called `base` and `oracle` are what the others are
+measured against. Seed and number of resamples are those of section `eval` in params.yaml.
+
+Run: python -m stages.tools.recompute scores.csv [--scale 0-100] [--result eval.json] [--cases cases.jsonl]
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.core import params
+from stages.core.cli import run
+from stages.core.files import write_json, write_jsonl
+from stages.evaluation.result import SCALE, cases, score_results
+from stages.evaluation.scores import Scale, read_foreign
+from stages.evaluation.settings import Eval
+from stages.evaluation.table import table
+
+
+@dataclass
+class Params:
+    """The part of stage eval's parameters that is needed."""
+
+    eval: Eval
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("scores", type=Path, help="read: .csv, or else JSON Lines")
+    p.add_argument("--scale", default=SCALE, metavar="LOW-HIGH", help=f"lowest and highest score ({SCALE})")
+    p.add_argument("--result", type=Path, metavar="PATH", help="written: what eval writes of the scores")
+    p.add_argument("--cases", type=Path, metavar="PATH", help="written: every case")
+    a = p.parse_args()
+    scale = Scale.read(a.scale)
+    scores = read_foreign(a.scores, scale)
+    result, judges, _ = score_results(scores, params.load("eval", Params).eval, {}, set(), scale)
+    if a.result:
+        write_json(a.result, result)
+    if a.cases:
+        write_jsonl(a.cases, cases(scores, judges, {}))
+    print(table(result))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,99 @@
+"""What people do with the reply cache: see what it holds and saved, drop old replies, share them as a file.
+
+Run: python -m stages.tools.replies size | prune --days N | export FILE.jsonl.gz | import FILE.jsonl.gz
+"""
+
+import argparse
+import gzip
+import json
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from stages.core.cli import UserError, run
+from stages.core.files import root
+from stages.llm.cache import COLUMNS, INSERT, Cache
+
+
+def size(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """(stage, role, model, replies, completion tokens, USD) of what is stored; USD is None where a part is unknown."""
+    return db.execute(
+        "SELECT stage, role, model, COUNT(*), SUM(completion_tokens), "
+        "CASE WHEN COUNT(cost_usd)=COUNT(*) THEN SUM(cost_usd) END FROM replies GROUP BY 1, 2, 3 ORDER BY 1, 2, 3"
+    ).fetchall()
+
+
+def prune(db: sqlite3.Connection, days: float) -> int:
+    """Drop replies stored more than `days` ago; returns how many."""
+    dropped = db.execute("DELETE FROM replies WHERE created < ?", (time.time() - 86400 * days,)).rowcount
+    db.execute("VACUUM")
+    return dropped
+
+
+def export(db: sqlite3.Connection, path: Path) -> int:
+    """Write every reply to a gzipped JSON Lines file (there is no key and no address in it); returns how many."""
+    rows = db.execute(f"SELECT {', '.join(COLUMNS)} FROM replies ORDER BY key").fetchall()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # no file name and no time in the header: the same replies give the same bytes
+        with temporary.open("wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as f:
+            for row in rows:
+                f.write(json.dumps(dict(zip(COLUMNS, row, strict=True)), ensure_ascii=False).encode() + b"\n")
+        temporary.replace(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(rows)
+
+
+def merge(db: sqlite3.Connection, path: Path) -> int:
+    """Take over the replies of an exported file that are not here yet, all or none; returns how many."""
+    rows: list[tuple[Any, ...]] = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as f:
+            for line in f:
+                row = json.loads(line)
+                json.loads(row["reply"])["text"]
+                rows.append(tuple(row[c] for c in COLUMNS))
+    except (ValueError, KeyError, TypeError, EOFError, gzip.BadGzipFile) as e:
+        raise UserError(f"{path}:{len(rows) + 1}: not a row of an exported reply cache ({e!r})") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+    db.execute("BEGIN IMMEDIATE")
+    new = sum(db.execute(INSERT, row).rowcount for row in rows)
+    db.execute("COMMIT")
+    return new
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = p.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("size", help="what is stored and what it cost, by stage, role and model")
+    verbs.add_parser("prune", help="drop old replies").add_argument("--days", type=float, required=True)
+    for verb in ("export", "import"):
+        verbs.add_parser(verb, help="share replies as a file").add_argument("file", type=Path)
+    a = p.parse_args()
+    with Cache(root()) as cache:
+        if a.verb == "size":
+            found = size(cache.db)
+            for stage, role, model, n, tokens, usd in found:
+                cost = "cost unknown" if usd is None else f"{usd:.4f} USD"
+                print(f"{stage:16} {role:16} {model[:24]:24} {n:8} replies {tokens or 0:10} tokens {cost:>14}")
+            known = sum(row[5] or 0 for row in found)
+            megabytes = cache.path.stat().st_size / 1e6
+            print(
+                f"{cache.path}: {sum(r[3] for r in found)} replies, {megabytes:.1f} MB, {known:.4f} USD not to be paid again"
+            )
+        elif a.verb == "prune":
+            print(f"{prune(cache.db, a.days)} replies dropped")
+        elif a.verb == "export":
+            print(f"{export(cache.db, a.file)} replies written to {a.file}")
+        else:
+            print(f"{merge(cache.db, a.file)} new replies from {a.file}")
+
+
+if __name__ == "__main__":
+    run(main)

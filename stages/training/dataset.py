@@ -1,0 +1,119 @@
+"""Training rows as tokens: what is trained on is what was said, to the token.
+
+The prompt is what the model sees when it is asked (with the generation prompt); the reply ends with the token that ends a
+turn, and nothing after it is trained. The chat template is the model's own, filled for the prompt and with the reply.
+"""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.core.cli import UserError
+from stages.core.files import Record, digest, read_lines
+from stages.core.prompts import Message
+from stages.training.shared_prefix import IGNORED
+from stages.weights.control_tokens import disarmed
+
+RULES = ("drop", "cut_oldest")
+
+
+def check_row(row: Any, keys: tuple[str, ...], where: str) -> None:
+    """Raise UserError, starting with `where`, for a row that is not in TRL's conversational format."""
+    for key in keys:
+        messages = row.get(key) if isinstance(row, dict) else None
+        sound = isinstance(messages, list) and messages and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
+        )  # fmt: skip
+        if not sound:
+            raise UserError(f"{where}: `{key}` must be a list of messages, each with role and content")
+
+
+def encode(prompt: list[Message], reply: list[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
+    """(ids of the prompt, ids of the reply up to the token that ends it).
+
+    Raises:
+        ValueError: the template does not begin prompt and reply as it begins the prompt alone, or ends no turn with a
+        special token.
+    """
+    asked, whole = (
+        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=more)
+        for chat, more in ((prompt, True), (prompt + reply, False))
+    )
+    if not whole.startswith(asked):
+        raise ValueError("the chat template renders the prompt otherwise when a reply follows")
+    plain = {"add_special_tokens": False}  # the template writes them all
+    before, both = (tokenizer(text, **plain).input_ids for text in (asked, whole))
+    # where a token would span the border, the reply is read by itself, as it is when the model writes it
+    said = both[len(before) :] if both[: len(before)] == before else tokenizer(whole[len(asked) :], **plain).input_ids
+    special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    ends = [i for i, token in enumerate(said) if token in special]
+    if not ends:
+        raise ValueError("the chat template ends the reply without a special token, so no model could learn to stop")
+    return before, said[: ends[-1] + 1]
+
+
+def shorter(prompt: list[Message]) -> list[Message] | None:
+    """`prompt` without its oldest user turn and the reply to it; None where only the last message would be left to cut."""
+    system = [m for m in prompt[:1] if m["role"] == "system"]
+    chat = prompt[len(system) :]
+    later = next((i for i, m in enumerate(chat) if i and m["role"] == "user"), None)
+    return None if later is None else system + chat[later:]
+
+
+def read(
+    path: Path,
+    keys: tuple[str, ...],
+    tokenizer: Any,
+    max_length: int,
+    rule: str,
+    lines: Callable[[Path], Iterable[tuple[int, Any]]] = read_lines,
+) -> tuple[list[Record], Record]:
+    """Tokenised rows of a TRL-format file.
+
+    Args:
+        keys: `prompt` and the replies of a row: completion, or chosen and rejected.
+        max_length: greatest number of tokens of a prompt with its longest reply.
+        rule: for longer ones: `drop` the row, or `cut_oldest` exchanges of its prompt (never its end, never the system
+            prompt) until it fits, and drop it where it cannot.
+        lines: reads the file's rows, with their line numbers.
+    Returns:
+        rows, each `<key>_ids` for every key and `conversation`, a name that the rows of one conversation share; and counts.
+    Raises:
+        UserError: file:line of a row that is none or that the chat template cannot take; no row left.
+    """
+    folder = Path(tokenizer.name_or_path)
+    rows: list[Record] = []
+    dropped = cut = 0
+    for number, row in lines(path):
+        check_row(row, keys, f"{path}:{number}")
+        prompt: list[Message] | None = disarmed(row["prompt"], folder)
+        first = next((i for i, m in enumerate(row["prompt"]) if m["role"] == "user"), len(row["prompt"]) - 1)
+        conversation = digest(row["prompt"][: first + 1])[:12]
+        was_cut = False
+        while prompt:
+            try:
+                found = {k: encode(prompt, disarmed(row[k], folder), tokenizer) for k in keys if k != "prompt"}
+            except Exception as e:  # templates raise errors of their own for roles they do not take
+                raise UserError(f"{path}:{number}: cannot be put into the model's chat template: {e}") from None
+            if max(len(before) + len(said) for before, said in found.values()) <= max_length:
+                ids = {f"{k}_ids": said for k, (_, said) in found.items()}
+                rows.append({"prompt_ids": next(iter(found.values()))[0], **ids, "conversation": conversation})
+                cut += was_cut
+                break
+            prompt, was_cut = (shorter(prompt) if rule == "cut_oldest" else None), True
+        else:
+            dropped += 1
+    if not rows:
+        raise UserError(f"{path}: no row to train on ({dropped} are longer than train.max_length = {max_length})")
+    return rows, {"rows": len(rows), "too_long_dropped": dropped, "too_long_cut": cut}
+
+
+def supervised(rows: list[Record], key: str) -> list[Record]:
+    """Rows as TRL's SFT takes them, `input_ids` and `labels`: loss on the reply `key` only."""
+    return [
+        {
+            "input_ids": r["prompt_ids"] + r[f"{key}_ids"],
+            "labels": [IGNORED] * len(r["prompt_ids"]) + r[f"{key}_ids"],
+        }
+        for r in rows
+    ]

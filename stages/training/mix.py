@@ -1,0 +1,76 @@
+"""SFT mixing: rows of other data among those of the pipeline, at given shares, to keep general ability.
+
+Section `sft` names them: `mix: {tulu: 0.2}` reads tulu.jsonl in the folder that dvc.yaml gives (DVC cannot take a list of
+files from params, but a folder is one dependency), and makes its rows 20 % of all training rows.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from stages.core.cli import UserError
+from stages.core.files import Record, digest, read_lines
+from stages.training.dataset import check_row
+
+
+def faults(mix: dict[str, float]) -> list[str]:
+    """What is wrong with shares by name of a file, the name in front."""
+    total = sum(mix.values())
+    return [
+        *(f"{name}: must be the plain name of a file, without a folder" for name in mix if Path(name).name != name),
+        *(f"{name}: {share} is outside [0, 1)" for name, share in mix.items() if not 0 <= share < 1),
+        *([f"the shares sum to {total:g}, which leaves no room for the pipeline's own rows"] if total >= 1 else []),
+    ]
+
+
+def source(folder: Path, name: str) -> Path:
+    """The file that `sft.mix.NAME` stands for. Raises UserError where there is none."""
+    path = folder / f"{name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file, but sft.mix.{name} asks for rows of it")
+    return path
+
+
+def read(path: Path) -> Iterator[tuple[int, Record]]:
+    """(line number, row with `prompt` and `completion`) of a file in TRL's conversational format.
+
+    A row of `messages` trains its last one, which must be the assistant's, given those before. Raises UserError naming
+    file:line for any other row.
+    """
+    for number, row in read_lines(path):
+        where = f"{path}:{number}"
+        if isinstance(row, dict) and "messages" in row and "completion" not in row:
+            check_row(row, ("messages",), where)
+            *before, last = row["messages"]
+            if last["role"] != "assistant" or not before:
+                raise UserError(f"{where}: `messages` must end with a reply of the assistant to something said before")
+            row = {"prompt": before, "completion": [last]}
+        check_row(row, ("prompt", "completion"), where)
+        yield number, {k: row[k] for k in ("prompt", "completion")}
+
+
+def mixed(rows: list[Record], extra: dict[Path, list[Record]], mix: dict[str, float], seed: int) -> list[Record]:
+    """`rows`, then of each file as many as make up its share of all.
+
+    A row's place in the draw depends on `seed` and the row alone: a greater share, or more lines in a file, keeps the rows
+    that were drawn and adds to them.
+
+    Args:
+        rows: of the pipeline.
+        extra: usable rows by file; the file's stem is its name in `mix`.
+    Raises:
+        UserError: a file with fewer rows than its share needs, with the share it could fill.
+    """
+    room = 1 - sum(mix.values())
+    total = len(rows) / room
+    drawn = list(rows)
+    for path, candidates in extra.items():
+        share = mix[path.stem]
+        need = round(share * total)
+        if need > len(candidates):
+            most = len(candidates) / (len(rows) + len(candidates)) * (room + share)
+            raise UserError(
+                f"{path}: sft.mix.{path.stem} = {share} needs {need} rows beside {len(rows)} of the pipeline, the file has "
+                f"{len(candidates)} that fit; add rows or lower the share to {int(most * 1e4) / 1e4:g}"
+            )
+        drawn += sorted(candidates, key=lambda row: digest(seed, row))[:need]
+    return drawn

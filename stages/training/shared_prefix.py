@@ -1,0 +1,155 @@
+"""Shared prefixes: the rows of a batch as a forest of tokens, each token computed once.
+
+A row per turn repeats the whole conversation before it: 5.5 times the tokens at 10 turns. Rows that begin alike are merged
+over their token ids, so it is exact for any chat template and any data. TRL's trainers and losses stay as they are:
+`Collator` gives them each row's reply (with the one token before it), and `share` has the model's body compute the forest
+and hand back the hidden states of just those tokens.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from stages.core.cli import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+ATTENTION = ("sdpa", "flex_attention")  # implementations that take a mask of one's own
+IGNORED = -100  # label of a token without loss, as TRL and transformers have it
+
+
+@dataclass(frozen=True)
+class Forest:
+    """N tokens in depth-first order.
+
+    `ids` and `depth` (position in its row), [N]; `end`, [N]: one past the last token below it, so token j is seen by token i
+    where j <= i < end[j], and that is the whole attention mask; `where`: for each row, the places of its tokens.
+    """
+
+    ids: list[int]
+    depth: list[int]
+    end: list[int]
+    where: list[list[int]]
+
+
+def forest(rows: Sequence[Sequence[int]]) -> Forest:
+    """Rows of token ids, merged where they begin alike. In sorted order a row shares most with the one before it."""
+    ids: list[int] = []
+    depth: list[int] = []
+    end: list[int] = []
+    where: list[list[int]] = [[] for _ in rows]
+    before: Sequence[int] = ()
+    path: list[int] = []  # the places of its tokens
+    for number in sorted(range(len(rows)), key=lambda n: list(rows[n])):
+        row = rows[number]
+        shared = next((i for i, (a, b) in enumerate(zip(before, row, strict=False)) if a != b), min(len(before), len(row)))
+        for place in path[shared:]:
+            end[place] = len(ids)
+        path = path[:shared] + list(range(len(ids), len(ids) + len(row) - shared))
+        ids.extend(row[shared:])
+        depth.extend(range(shared, len(row)))
+        end.extend([0] * (len(row) - shared))
+        before, where[number] = row, path
+    for place in path:
+        end[place] = len(ids)
+    return Forest(ids, depth, end, where)
+
+
+class Collator:
+    """Batches for a model that `share` has changed, from TRL's tokenised rows.
+
+    Rows are those of SFT (`input_ids`, `labels`) or of DPO (`prompt_ids`, `chosen_ids`, `rejected_ids`, and the reference's
+    log-probabilities). Of R rows (or pairs: first all chosen, then all rejected) whose longest reply has W tokens,
+    `input_ids`, `attention_mask` and `labels` or `completion_mask` are [R, W + 1]; the forest of N tokens comes beside them.
+    """
+
+    def __init__(self, pad: int):
+        self.pad = pad
+
+    def __call__(self, examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+        """The batch of `examples`."""
+        import torch
+
+        if "chosen_ids" not in examples[0]:
+            starts = [next(i for i, label in enumerate(e["labels"]) if label != IGNORED) for e in examples]
+            rows = [(e["input_ids"][:s], e["input_ids"][s:]) for e, s in zip(examples, starts, strict=True)]
+            batch, mask = self._batch(rows)
+            return {**batch, "labels": batch["input_ids"].masked_fill(mask == 0, IGNORED)}
+        sides = [[(e["prompt_ids"], e[side]) for e in examples] for side in ("chosen_ids", "rejected_ids")]
+        batch, mask = self._batch(sides[0] + sides[1])
+        known = [key for key in ("ref_chosen_logps", "ref_rejected_logps") if key in examples[0]]
+        return {**batch, "completion_mask": mask, **{key: torch.tensor([e[key] for e in examples]) for key in known}}
+
+    def _batch(self, rows: list[tuple[list[int], list[int]]]) -> "tuple[dict[str, torch.Tensor], torch.Tensor]":
+        """(what the model takes, mask of the replies' tokens)."""
+        import torch
+
+        # nothing is predicted from a row's last token, so it need not be computed
+        f = forest([prompt + reply[:-1] for prompt, reply in rows])
+        width = max(len(reply) for _, reply in rows) + 1
+        ids = torch.full((len(rows), width), self.pad)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        where = torch.zeros((len(rows), width), dtype=torch.long)
+        for i, (prompt, reply) in enumerate(rows):
+            ids[i, : len(reply) + 1] = torch.tensor([prompt[-1], *reply])
+            mask[i, 1 : len(reply) + 1] = 1
+            where[i, : len(reply)] = torch.tensor(f.where[i][len(prompt) - 1 :])
+        seen = mask.clone()
+        seen[:, 0] = 1
+        return {
+            "input_ids": ids,
+            "attention_mask": seen,
+            "forest_ids": torch.tensor([f.ids]),
+            "forest_depth": torch.tensor([f.depth]),
+            "forest_end": torch.tensor(f.end),
+            "forest_where": where,
+        }, mask
+
+
+def visible(end: "torch.Tensor", attention: str) -> Any:
+    """Attention mask of a forest from its `end`, [N]: boolean [1, 1, N, N] for sdpa, a BlockMask for flex attention."""
+    import torch
+
+    if attention == "flex_attention":
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        def sees(batch: Any, head: Any, i: Any, j: Any) -> Any:
+            return (j <= i) & (i < end[j])
+
+        return create_block_mask(sees, None, None, len(end), len(end), device=str(end.device))
+    i = torch.arange(len(end), device=end.device)
+    return ((i[None, :] <= i[:, None]) & (i[:, None] < end[None, :]))[None, None]
+
+
+def share(model: Any) -> None:
+    """Let the causal language model `model` (before adapters are put on it) take the batches of `Collator`.
+
+    Its body then returns, in place of hidden states by row and position, those of the replies' tokens, [R, W + 1, hidden].
+
+    Raises:
+        UserError: its attention takes no mask of one's own.
+    """
+    config = model.config.get_text_config()
+    partial = [kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"]
+    if not partial and getattr(config, "sliding_window", None):
+        partial = ["sliding_attention"]
+    if partial or config._attn_implementation not in ATTENTION:
+        what = partial[0] if partial else config._attn_implementation
+        raise UserError(f"train.rows: shared needs full attention by {' or '.join(ATTENTION)}, the model has {what}; "
+                        "set train.rows=separate")  # fmt: skip
+    body = model.base_model
+    plain = body.forward
+
+    @functools.wraps(plain)
+    def forward(*args: Any, forest_ids: Any = None, **kwargs: Any) -> Any:
+        if forest_ids is None:
+            return plain(*args, **kwargs)
+        depth, end, where = (kwargs.pop(f"forest_{name}") for name in ("depth", "end", "where"))
+        kwargs |= {"input_ids": forest_ids, "position_ids": depth, "use_cache": False}
+        found = plain(**{**kwargs, "attention_mask": visible(end, config._attn_implementation)})
+        found.last_hidden_state = found.last_hidden_state[0][where]
+        return found
+
+    body.forward = forward

@@ -1,0 +1,548 @@
+"""The pages: every command in them is run, links and names in them lead somewhere.
+
+A command is one of three: its page is walked here, top to bottom, in a small repository; its page has tests of its own,
+which see to it that none is left out; or NOT_RUN says why no test runs it. What is not walked, and commands in running text,
+are given in dry form.
+"""
+
+import csv
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pages
+import pytest
+from conftest import ROOT, Done, Server, reply_to
+from omegaconf import DictConfig, OmegaConf
+from pages import PAGES, blocks, commands, inline, section
+from repository import PEOPLE, commit, conversation, jsonl, ran, repository, sh, shell
+from test_chat import streamed
+
+from stages.core import params
+from stages.tools import check, preset
+
+NOT_RUN = {
+    "is the whole pipeline or all tests: tests/test_end_to_end.py, .ci/run": (
+        "make repro",
+        "make test",
+        "make rehearsal",
+        "dvc exp run --name smoke $(python -m stages.tools.preset smoke)",
+    ),
+    "are queues, as the tutorial's; tests/test_experiments.py runs two at a time, tests/test_studio.py offline": (
+        "dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5' -S 'roleplay.seed=1,2'",
+        "dvc queue start -j 2",
+        "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
+    ),
+    "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "asks a paid API, wants a GPU": (
+        "dvc exp run --name paper $(python -m stages.tools.preset paper)",
+        "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
+    ),
+    "wants eight GPUs": (
+        "dvc exp run -S train.accelerate_config=presets/accelerate/fsdp8.yaml -S train.lora_rank=0 -S train.dtype=bfloat16 "
+        "-S train.gguf=none -S train.attention=flex_attention -S sft.batch_size=2 -S sft.accumulation=24 "
+        "-S dpo.batch_size=2 -S dpo.accumulation=24",
+    ),
+    "starts several processes: tests/test_training.py does, with this file": (
+        "dvc exp run -S train.accelerate_config=presets/accelerate/cpu2.yaml -S sft.batch_size=2 -S sft.accumulation=2 "
+        "-S dpo.batch_size=2 -S dpo.accumulation=2",
+    ),
+    "reaches the Hub": (
+        "dvc exp run -S base_model.source=Qwen/Qwen2-7B-Instruct -S base_model.revision=COMMIT "
+        "-S base_model.sha256= base_model",
+        "hf upload ME/my-model models/dpo",
+    ),
+    "wants a GPU or a program that is not among the requirements": (
+        "dvc exp run -S train.dtype=bfloat16 -S train.lora_layers=0 -S train.gguf=none -S train.gradient_checkpointing=true",
+        "llama-server --model models/dpo/model.gguf --host 127.0.0.1 --port 8080",
+        "vllm serve models/dpo --host 127.0.0.1 --port 8000 --load-format safetensors",
+    ),
+}
+WHY = {command: why for why, several in NOT_RUN.items() for command in several}
+COMMANDS = {page: commands(page) for page in PAGES}
+GUARD = "test_no_command_of_the_page_is_left_out"
+ABSENT = {"llama-server", "vllm", "sglang", "ray", "ssh"}  # programs that are not installed with the requirements
+
+
+# --- the dry form ------------------------------------------------------------------------------------------------------
+
+
+def taken_apart(line: str) -> list[list[str]]:
+    """The commands of a line that `&&`, `;`, `|` join, each as its words, without variables set for it and redirections."""
+    filled = re.sub(r"\$\(python -m stages\.common\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
+    lexer = shlex.shlex(filled, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    found: list[list[str]] = [[]]
+    for word in lexer:
+        if word in ("&&", ";", "|"):
+            found.append([])
+        elif found[-1] or not re.fullmatch(r"[A-Z_]+=\S*", word):
+            found[-1].append(word)
+    return [words[: words.index(">")] if ">" in words else words for words in found]
+
+
+def with_params_of(page: str) -> DictConfig:
+    """params.yaml with what a page tells to write into it."""
+    values = OmegaConf.load(ROOT / "params.yaml")
+    if page == "endpoints":
+        values.llm.merge_with(OmegaConf.create(blocks(page, "yaml")[0]))
+    if page == "add_a_stage":
+        values.merge_with(OmegaConf.create(blocks(page, "yaml", "3.")[0]))
+    return values
+
+
+def parsed(page: str, words: list[str], folder: Path, whole: bool) -> None:
+    """DVC takes the words, and the params they give are ones that params.yaml may hold.
+
+    `whole`: False in running text, where a command may stand without its arguments.
+    """
+    from dvc.cli import DvcParserError, parse_args
+    from dvc.utils.cli_parse import to_path_overrides
+    from dvc.utils.hydra import apply_overrides, get_hydra_sweeps
+
+    try:
+        given = parse_args(words)
+    except DvcParserError:
+        assert not whole
+        with pytest.raises(SystemExit) as told:
+            parse_args([*words, "--help"])
+        assert told.value.code == 0
+        return
+    sweeps = get_hydra_sweeps(to_path_overrides(getattr(given, "set_param", None) or []))
+    assert len(sweeps) < 2 or "--queue" in words
+    for overrides in sweeps:
+        OmegaConf.save(with_params_of(page), folder / "params.yaml")
+        apply_overrides(folder / "params.yaml", overrides.get("params.yaml", []))
+        values = params.load_yaml(str(folder / "params.yaml"))
+        values.pop("questions", None)  # of the example, which no stage here reads
+        assert check.check(values) == []
+
+
+def dry(page: str) -> list[str]:
+    """Commands of a page that its walk does not run."""
+    return [*(line for line in COMMANDS[page] if line in WHY or not walked(page)), *inline(page)]
+
+
+def walked(page: str) -> bool:
+    """Whether the page is walked here: its test runs whatever commands it has."""
+    return f"\ndef test_{page}(" in Path(__file__).read_text()
+
+
+@pytest.mark.parametrize(("page", "line"), sorted({(page, line) for page in PAGES for line in dry(page)}))
+def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
+    """DVC's own command line and override parsers, make -n, a module that is there, a program, a shell that reads it."""
+    monkeypatch.chdir(ROOT)
+    assert subprocess.run(["bash", "-n", "-c", line], capture_output=True).returncode == 0
+    for words in taken_apart(line):
+        if words[0] == "make":
+            sh(ROOT, "make", "-n", *words[1:])
+        elif words[:2] == ["python", "-m"]:
+            top = words[2].partition(".")[0]
+            assert top in ABSENT or importlib.util.find_spec(words[2]), words[2]
+        elif words[0] == "dvc":
+            parsed(page, words[1:], tmp_path, whole=line in COMMANDS[page])
+        else:
+            known = shell(tmp_path, f"type {shlex.quote(words[0])}").returncode == 0
+            assert known or words[0] in {*ABSENT, "$EDITOR"}, words[0]
+
+
+# --- none is left out --------------------------------------------------------------------------------------------------
+
+
+def guarded(page: str) -> Callable[[], None] | None:
+    """The test in tests/test_PAGE.py that sees to it that the tests there run every command of the page."""
+    file = ROOT / f"tests/test_{page}.py"
+    if not file.exists() or f"\ndef {GUARD}(" not in file.read_text():
+        return None
+    return getattr(importlib.import_module(file.stem), GUARD)
+
+
+def left_out() -> list[tuple[str, str]]:
+    """(page, command) of each that nothing runs and nothing is said of."""
+    known = {line for page in PAGES if walked(page) for line in commands(page)} | set(WHY)
+    others = [page for page in PAGES if not walked(page) and not guarded(page)]
+    return [(page, line) for page in others for line in commands(page) if line not in known]
+
+
+def test_no_command_is_left_out():
+    assert left_out() == []
+    lines = {line for several in COMMANDS.values() for line in several}
+    assert len(lines) > 80 and set(WHY) <= lines, "NOT_RUN names what no page has"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if COMMANDS[p]])
+def test_a_new_command_would_be_seen(page, monkeypatch):
+    """On a page that is walked it is run; elsewhere one of two tests fails."""
+    new = "dvc status --quiet --cloud"
+
+    def longer(name: str, heading: str = "") -> str:
+        return section(name, heading) + (f"\n## Later\n\n```sh\n{new}\n```\n" if name == page and not heading else "")
+
+    monkeypatch.setattr(pages, "section", longer)
+    assert commands(page) == [*COMMANDS[page], new]
+    if walked(page):
+        own = Path(__file__).read_text().split(f"\ndef test_{page}(")[1].split("\ndef ")[0]
+        assert re.search(rf'walk\(\s*here, "{page}"', own)
+    elif guard := guarded(page):
+        with pytest.raises(AssertionError):
+            guard()
+    else:
+        assert left_out() == [(page, new)]
+
+
+# --- links and names ---------------------------------------------------------------------------------------------------
+
+
+def slug(heading: str) -> str:
+    """The anchor that a heading has on GitHub."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", section(page)):
+        if "://" not in target:
+            path, _, anchor = target.partition("#")
+            file = PAGES[page].parent / path if path else PAGES[page]
+            assert file.exists(), target
+            assert not anchor or anchor in map(slug, re.findall(r"^#+ (.*)", file.read_text(), re.M)), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert set(re.findall(r"\]\(docs/(\w+)\.md\)", section("README"))) == set(PAGES) - {"README"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_params_that_are_named_exist(page):
+    """`section.key` and `-S section.key=` in running text; in commands the dry form looks at them."""
+    values = with_params_of(page)
+    text = section(page)
+    named = re.findall(r"-S '?\+?([\w.]+)=", text) + re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:[=:][^`]*)?`", text)
+    for name in named:
+        parent, _, key = name.rpartition(".")
+        if name.partition(".")[0] in values and key not in ("py", "json", "jsonl", "yaml", "md", "txt"):
+            inside = OmegaConf.select(values, parent)
+            assert OmegaConf.is_dict(inside) and (key in inside or parent == "sft.mix"), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_that_are_named_exist(page):
+    """Files of the repository, and what its stages and commands write; patterns and the reader's own are passed over."""
+    spec = (ROOT / "dvc.yaml").read_text()
+    written = {"results/browse.html", "results/report.html", "results/report.md", "docs/study.json", "models/dpo/model.gguf"}
+    folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"
+    for path in re.findall(rf"(?<![\w/.@-])(?:{folders})/[\w./-]*\w(?![\w*{{@])", section(page)):
+        own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz", path)
+        assert own or (ROOT / path).exists() or path in spec or path in written, path
+
+
+# --- the walks ---------------------------------------------------------------------------------------------------------
+
+
+def walk(
+    folder: Path,
+    page: str,
+    *,
+    but: Sequence[str] = (),
+    said_as: Mapping[str, str] = {},
+    then: Mapping[str, Callable[[], None]] = {},
+    **env: str,
+) -> dict[str, Done]:
+    """Run every command of a page in order, but for those of NOT_RUN; each must succeed.
+
+    Args:
+        but: pages whose walk runs some of its commands, which are then not run again.
+        said_as: other words for parts of commands (an address, a path).
+        then: what is to happen after a command, before the next.
+    """
+    assert all(map(walked, but))
+    others = {line for other in but for line in commands(other)}
+    found = {}
+    for line in commands(page):
+        if line not in WHY and line not in others:
+            given = line
+            for part, other in said_as.items():
+                given = given.replace(part, other)
+            found[line] = done = shell(folder, given, **env)
+            assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+            then.get(line, lambda: None)()
+    unknown = set(then) - set(found)
+    assert found and not unknown, unknown
+    return found
+
+
+def with_make(folder: Path) -> None:
+    """The Makefile, and an environment that needs no set-up."""
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".venv/bin").mkdir(parents=True)
+    for name in ("bin/activate", ".done"):
+        (folder / ".venv" / name).touch()
+
+
+def with_origin(folder: Path) -> None:
+    """A bare repository beside it, which it was pushed to."""
+    sh(folder.parent, "git", "init", "-q", "--bare", "-b", "main", "origin.git")
+    sh(folder, "git", "remote", "add", "origin", str(folder.parent / "origin.git"))
+    sh(folder, "git", "push", "-q", "origin", "HEAD")
+
+
+def editor(folder: Path, old: str, new: str) -> str:
+    """A program that edits as a person would."""
+    program = folder.parent / "editor"
+    program.write_text(f"#!/bin/sh\nsed -i 's/{old}/{new}/' $1\n")
+    program.chmod(0o700)
+    return str(program)
+
+
+def experiment(folder: Path, url: str, *stages: str, arms: Sequence[str]) -> None:
+    """A repository after `make repro`. A server answers for all models; dpo copies the base and writes down its settings."""
+    models = {f"arms__{arm}__model": "scripted:tiny" for arm in arms}
+    repository(
+        folder, url, "seed_personas", "dpo", *stages, people=PEOPLE[:2], arms=arms, **models,
+        converse__turns=2, eval__resamples=50,
+    )  # fmt: skip
+    items = folder / "data/calibration/items.jsonl"
+    items.write_text("".join(items.read_text().splitlines(keepends=True)[:10]))  # two contexts
+    spec = OmegaConf.load(folder / "dvc.yaml")
+    spec.stages.dpo.cmd = (
+        "mkdir -p results/dpo_live && cp -r models/base models/dpo && cp params.yaml models/dpo && "
+        "touch results/dpo_live/curve && echo {} > results/dpo.json"
+    )
+    spec.stages.dpo.deps = ["models/base"]
+    OmegaConf.save(spec, folder / "dvc.yaml")
+    with_make(folder)
+    if "base_model" not in stages:
+        done = shell(folder, "dvc repro")
+        assert done.returncode == 0, done.stderr
+    commit(folder, "after make repro")
+    with_origin(folder)
+
+
+def talking(server: Server, folder: Path) -> dict[str, str]:
+    """How a page's chats are said: a person types a line, and a server answers in the place of the weights."""
+    server.reply = lambda body: streamed("hello there") if body.get("stream") else reply_to(body)
+    (folder.parent / "sitecustomize.py").write_text(
+        "from stages.common import engine\n"
+        f"engine.start = lambda folder, **_: engine.Engine({server.url!r}, folder.name, 'key', None)\n"
+    )
+    typed = f"printf 'Hi\\n/quit\\n' | PYTHONPATH={folder.parent}:{folder}"
+    return {"make chat": f"{typed} make chat", "python -m stages.tools.chat": f"{typed} python -m stages.tools.chat"}
+
+
+def finished(folder: Path) -> Callable[[], None]:
+    """Waits for the queue."""
+
+    def wait() -> None:
+        end = time.monotonic() + 300
+        while any(word in (status := sh(folder, "dvc", "queue", "status")) for word in ("Queued", "Running")):
+            assert time.monotonic() < end, status
+            time.sleep(2)
+        assert "Failed" not in status and "Success" in status, status
+        sh(folder, "dvc", "queue", "stop", "--kill", check=False)
+
+    return wait
+
+
+@pytest.mark.slow
+def test_tutorial(server, tmp_path):
+    here = tmp_path / "repo"
+    experiment(here, server.url, "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
+
+    def undo() -> None:
+        """What the page says of it, and back again."""
+        sh(here, "git", "stash", "-q")
+        assert ran(shell(here, "dvc repro")) == [] and sh(here, "git", "status", "--porcelain") == ""
+        sh(here, "git", "stash", "pop", "-q")
+        sh(here, "dvc", "checkout", "-q")
+
+    said = walk(
+        here, "tutorial",
+        said_as={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
+        then={"git diff --stat": undo, "dvc queue start": finished(here)},
+        EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
+    )  # fmt: skip
+    assert "up to date" in said["dvc status"].stdout
+    changed = {"calibrate", "judge@base", "judge@dpo", "eval"}
+    assert set(ran(said["dvc repro"])) == changed and "AL(1)" in said["dvc repro"].stdout
+    assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in said["dvc repro"].stdout
+    assert "Stage 'converse@dpo' didn't change, skipping" in said["dvc repro"].stdout
+    assert all(name in said["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
+    page = said["make compare A=HEAD~1 B=HEAD"].stdout
+    assert "+You rate how well" in page and "Not measured in the same way: prompts_sha256.judge differ" in page
+    shown = said["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
+    assert "beta-1" in shown and "beta-2" in shown and "dpo.beta" in shown
+    assert "| dpo.beta | 0.05 | 0.3 |" in said["make compare A=beta-1 B=beta-2"].stdout
+    assert all((here / f"results/{name}").exists() for name in ("browse.html", "report.html", "report.md"))
+    assert OmegaConf.load(here / "params.yaml").dpo.beta == 0.3
+    status = said["cd ../copy && dvc pull && dvc status"].stdout
+    assert "Data and pipelines are up to date" in status
+    assert (tmp_path / "copy/models/dpo/params.yaml").exists()
+    assert "beta-1" in sh(tmp_path / "copy", "dvc", "exp", "list", "--all-commits")
+    assert "dpo> hello" in said["make chat"].stdout and "base> hello" in said["make chat"].stdout
+
+
+@pytest.mark.slow
+def test_experiments(server, tmp_path):
+    here = tmp_path / "repo"
+    repository(here, server.url, "seed_personas")
+    with_make(here)
+    commit(here, "make")
+    sh(here, "dvc", "exp", "run", "--name", "smoke", "-S", "seed_personas.min_chars=11")
+    said = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
+    table = list(csv.DictReader((here / "experiments.csv").read_text().splitlines()))
+    assert ("smoke", "11") in {(row["Experiment"], row["seed_personas.min_chars"]) for row in table}
+    assert "# main and smoke" in (here / "compare.md").read_text()
+    assert "beta02" in said["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
+
+
+@pytest.mark.slow
+def test_README(server, tmp_path):
+    here = tmp_path / "repo"
+    experiment(here, server.url, "converse", "judge", arms=("base",))
+    (here / "models/sft").mkdir()  # for its name in the chat
+    said = walk(
+        here, "README", but=["tutorial", "api_roles"], said_as=talking(server, here),
+    )  # fmt: skip
+    assert ran(said["dvc exp run -S dpo.beta=0.2"])[0] == "dpo"
+    assert ran(said["dvc exp run -S 'arms.base.prompt=remind'"]) == ["converse@base", "judge@base"]
+    assert "arms.base.prompt" in said["dvc params diff; dvc metrics diff; dvc plots diff"].stdout
+    assert "python -m stages.roleplay" in said["python -m stages.roleplay --help"].stdout
+    assert (here / "replies.jsonl.gz").exists()
+
+
+@pytest.mark.slow
+def test_api_roles(server, tmp_path):
+    here = tmp_path / "repo"
+    stages = OmegaConf.load(ROOT / "dvc.yaml").stages
+    openai = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml").llm.endpoints.openai)
+    scripted = {"base_url": server.url, "deadline_s": 5.0}
+    repository(
+        here, server.url, *stages, arms=tuple(OmegaConf.load(ROOT / "params.yaml").arms),
+        llm__endpoints={"openai": {**openai, "base_url": server.url}, "scripted": scripted},
+    )  # fmt: skip
+    with_make(here)
+    spec = OmegaConf.load(here / "dvc.yaml")
+
+    def judge_alone() -> None:
+        """From here on: the judge's stages and one arm."""
+        spec.stages = {name: spec.stages[name] for name in ("calibrate", "judge")}
+        OmegaConf.save(spec, here / "dvc.yaml")
+        values = OmegaConf.load(here / "params.yaml")
+        values.arms = {"base": values.arms.base}
+        OmegaConf.save(values, here / "params.yaml")
+        (here / "models/base").mkdir(parents=True)
+        (here / "models/base/model.safetensors").write_text("weights")
+        jsonl(here / "data/conversations/base.jsonl", [conversation(p) for p in PEOPLE])
+        commit(here, "judge")
+
+    said = walk(here, "api_roles", then={"make plan S='roleplay.turns=6 dpo.beta=0.2'": judge_alone}, OPENAI_API_KEY="sk-1")
+    assert re.search(r"\nroleplay +user +0 +72 .* unknown", said["make plan"].stdout)
+    assert "passed" in said["dvc metrics show results/judge/calibration.json"].stdout
+    assert re.search(r"judge +judge +openai:gpt-4o-mini", said["python -m stages.tools.replies size"].stdout)
+
+
+@pytest.mark.slow
+def test_own_personas(server, tmp_path):
+    here = tmp_path / "repo"
+    grown = {"target": 26, "threshold": 0.95}
+    repository(
+        here, server.url, "seed_personas", "filter_personas", filter_personas__profiles=grown,
+        filter_personas__personalities=grown, filter_personas__train=4, filter_personas__eval_profiles=1,
+    )  # fmt: skip
+    (example,) = blocks("own_personas", "json")
+    (here / "data/my_profiles.jsonl").write_text(example)
+    walk(here, "own_personas", said_as={"/tmp/": f"{tmp_path}/"})
+    measured = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
+    assert (measured["seeds"], measured["imported"], measured["stopped"]) == (24, 2, "target") and not measured["rejected"]
+    assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_own_model(server, tmp_path, monkeypatch, capsys):
+    from tiny import save
+
+    here = tmp_path / "repo"
+    experiment(here, server.url, "base_model", arms=("base",))
+
+    def published() -> None:
+        for line in (
+            "dvc repro dpo", f"dvc remote add --default store {tmp_path}/store", "git add -A", "git commit -qm dpo",
+            "dvc push", "git push -q origin HEAD",
+        ):  # fmt: skip
+            assert shell(here, line).returncode == 0, line
+
+    first, *_, register, get = (line for line in commands("own_model") if line not in WHY)
+    said = walk(
+        here, "own_model", said_as={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
+        then={first: published, register: lambda: sh(here, "git", "push", "-q", "origin", "--tags")},
+    )  # fmt: skip
+    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", said[first].stderr)
+    assert ran(said[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
+    assert (tmp_path / "dpo/model.safetensors").read_bytes() == (here / "models/base/model.safetensors").read_bytes()
+    monkeypatch.chdir(here)
+    (example,) = blocks("own_model", "python")
+    exec(compile(example, "docs/own_model.md", "exec"), {})
+    assert capsys.readouterr().out.endswith("\n") and get in said
+
+
+def test_evaluation(tmp_path):
+    here = tmp_path / "repo"
+    here.mkdir()
+    for name in ("dvc.yaml", "params.yaml"):
+        shutil.copy(ROOT / name, here)
+    for name in ("stages", "results", "docs"):
+        (here / name).symlink_to(ROOT / name)
+    (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
+    default, study, others = walk(here, "evaluation").values()
+    assert "Recognition of the user" in default.stdout and "AL(1)" in default.stdout
+    assert "scale of 0-100" in others.stdout and "AL(2)" in others.stdout and (here / "cases.jsonl").exists()
+    result = json.loads((here / "recomputed.json").read_text())["models"]["ours"]
+    assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
+
+    # the worked example says what the file says
+    page = section("evaluation", "Worked example")
+    values = json.loads((ROOT / "docs/study.json").read_text())
+    for model in ("base", "dpo", "oracle"):
+        m = values["models"][model]
+        later = m["recognition"]["later"]
+        row = f"| {model} | {later['reply']['mean']:.2f} | {later['new']['mean']:.2f} | {m['degeneration']['loops']:.2f} |"
+        row += f" {later['recalls']['mean']:.2f} |"
+        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in later)
+    over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
+    for gain in (over["reply"], over["new"], over["recalls"], base["new"], base["reply"]):
+        assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page
+    seen = values["recognition"]
+    reached = (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"])
+    assert ", ".join(f"{x:.2f}" for x in reached) in page
+
+
+@pytest.mark.slow
+def test_add_a_stage(server, tmp_path):
+    here = tmp_path / "repo"
+    repository(here, server.url, "seed_personas", arms=("base", "dpo"))
+    turns = [{"turn": n, "user": "I fish.", "reply": r} for n, r in enumerate(("Good.", "Who fishes?", "So do I."), 1)]
+    for arm in ("base", "dpo"):
+        jsonl(here / f"data/conversations/{arm}.jsonl", [{**p, "turns": turns} for p in PEOPLE])
+    code, wave = blocks("add_a_stage", "python")
+    stage, values = (OmegaConf.create(block) for block in blocks("add_a_stage", "yaml"))
+    (here / "stages/questions.py").write_text(code)
+    for file, new in (("dvc.yaml", {"stages": stage}), ("params.yaml", values)):
+        OmegaConf.save(OmegaConf.merge(OmegaConf.load(here / file), new), here / file)
+    shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", here)
+    tests = here / "tests/test_pipeline.py"
+    tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
+    for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        sh(here, *check, "stages/questions.py")
+    said = walk(here, "add_a_stage", but=["api_roles"])
+    assert ran(said["dvc repro questions"]) == ["questions"]
+    assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"
+    assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
+    assert "4 passed" in said["python -m pytest tests/test_pipeline.py -k questions"].stdout

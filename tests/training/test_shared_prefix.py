@@ -1,0 +1,167 @@
+"""Shared prefixes: the same numbers as separate rows."""
+
+import pytest
+import tiny
+from conftest import ROOT
+from datasets import Dataset
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from tiny import one_thread  # noqa: F401
+
+from stages import dpo, sft
+from stages.core.cli import UserError
+from stages.training import settings, shared_prefix, trainer
+from stages.training.dataset import encode, supervised
+from stages.weights.settings import Origin
+
+WORDS = tiny.tokenizer()
+
+
+def settings(**changes):
+    """Section `train` of params.yaml, in the exact form."""
+    given = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml").train)
+    return settings.Train(**{**given, "lora_layers": 0, **changes})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    """Three conversations of four turns, as tokens."""
+    made = []
+    for row in tiny.conversations(3, 4):
+        sides = {s: encode(row["prompt"], row[s], WORDS) for s in ("chosen", "rejected", "completion")}
+        ids = {f"{s}_ids": said for s, (_, said) in sides.items()}
+        made.append({"prompt_ids": sides["chosen"][0], **ids, "conversation": row["prompt"][1]["content"]})
+    return made
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=8))
+def test_a_forest_holds_each_prefix_once_and_every_token_sees_its_own_row(rows):
+    f = shared_prefix.forest(rows)
+    assert len(f.ids) == len({tuple(r[:i]) for r in rows for i in range(1, len(r) + 1)})
+    for row, where in zip(rows, f.where, strict=True):
+        assert [f.ids[i] for i in where] == row
+        assert [f.depth[i] for i in where] == list(range(len(row)))
+        for depth, i in enumerate(where):
+            assert [j for j in range(len(f.ids)) if j <= i < f.end[j]] == where[: depth + 1]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_log_probs_are_those_of_separate_rows(tmp_path, family):
+    words = tiny.tokenizer(family)
+    model, _ = trainer.load(tiny.save(tmp_path / "m", family=family), settings())
+    rows = []
+    for row in tiny.conversations(3, 4):
+        before, said = encode(row["prompt"], row["chosen"], words)
+        rows += supervised([{"prompt_ids": before, "completion_ids": said}], "completion")
+    shared = trainer.log_probs(model, rows, settings(rows="shared"), words.pad_token_id)
+    separate = trainer.log_probs(model, rows, settings(rows="separate"), words.pad_token_id)
+    assert len(shared) == len(separate) == 12
+    for row, a, b in zip(rows, shared, separate, strict=True):
+        assert len(a) == sum(label != -100 for label in row["labels"])
+        assert abs(a - b).max() < 1e-4 and b.std() > 0.01
+
+
+def test_logits_of_several_trees_in_one_batch_are_those_of_separate_rows(folder, pairs):
+    import torch
+
+    model, _ = trainer.load(folder, settings())
+    batch = shared_prefix.Collator(WORDS.pad_token_id)(pairs)
+    tokens = sum(len(p["prompt_ids"]) + len(p[side]) for p in pairs for side in ("chosen_ids", "rejected_ids"))
+    assert batch["forest_ids"].shape[1] < tokens / 4
+    with torch.no_grad():
+        body = model.base_model(**{k: v for k, v in batch.items() if k != "completion_mask"})
+        found = model.lm_head(body.last_hidden_state)
+        for i, side in enumerate(("chosen_ids", "rejected_ids")):
+            for n, pair in enumerate(pairs):
+                ids = torch.tensor([pair["prompt_ids"] + pair[side]])
+                wanted = model.lm_head(model.base_model(input_ids=ids).last_hidden_state)[0]
+                wanted = wanted[len(pair["prompt_ids"]) - 1 : -1]
+                assert torch.allclose(found[i * len(pairs) + n, : len(wanted)], wanted, atol=1e-4)
+
+
+def steps(folder, pairs, stage, form, lora):
+    """Losses and gradient norms of a short training, and the weights it ends with."""
+    import torch
+    from transformers import set_seed
+
+    train = settings(rows=form, lora_rank=lora)
+    section = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml")[stage.__name__.rpartition(".")[2]])
+    section |= {"epochs": 2, "batch_size": 4, "accumulation": 1, "learning_rate": 0.002}
+    set_seed(1)
+    model, words = trainer.load(folder, train)
+    pad = words.pad_token_id
+    if stage is sft:
+        from trl import SFTTrainer as kind
+
+        p, rows = (
+            sft.Params(settings.Sft(**section), train, Origin(source="x", revision="")),
+            supervised(pairs, "completion"),
+        )
+    else:
+        from trl import DPOTrainer as kind
+
+        p, rows = dpo.Params(settings.Dpo(**section), train, Origin(source="x", revision="")), [dict(r) for r in pairs]
+        for side, values in zip(dpo.SIDES, dpo.both_sides(model, rows, p, pad), strict=True):
+            for row, value in zip(rows, values, strict=True):
+                row[f"ref_{side}_logps"] = float(value.sum())
+    trainer = trainer.exact(kind, pairs, 4, 1, shared=True)(
+        model,
+        args=stage.config(p, len(rows), folder.parent / "ckpt"),
+        train_dataset=Dataset.from_list(rows),
+        data_collator=trainer.collator(train, pad),
+        processing_class=words,
+        peft_config=trainer.adapter(train, model),
+    )
+    trainer.train()
+    logs = [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e]
+    return torch.tensor(logs), trainer.model.state_dict()
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+@pytest.mark.parametrize("stage", [sft, dpo], ids=["sft", "dpo"])
+def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora):
+    import torch
+
+    (a, weights), (b, others) = (steps(folder, pairs, stage, form, lora) for form in ("shared", "separate"))
+    assert len(a) == 6 and a[0, 0] != a[-1, 0]
+    assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+    assert all(torch.allclose(weights[k], others[k], atol=1e-4) for k in weights)
+
+
+def test_a_mask_for_flex_attention_shows_the_same(pairs):
+    import torch
+
+    end = shared_prefix.Collator(0)(pairs[:4])["forest_end"]
+    dense, block = shared_prefix.visible(end, "sdpa")[0, 0], shared_prefix.visible(end, "flex_attention")
+    i = torch.arange(len(end))
+    assert torch.equal(block.mask_mod(0, 0, i[:, None], i[None, :]), dense)
+    assert 0.05 < dense.float().mean() < 0.5
+
+
+@pytest.mark.parametrize("kind, change, told", [("mistral", {"sliding_window": 8}, "sliding"),
+                                                ("llama", {"attn_implementation": "eager"}, "eager")])  # fmt: skip
+def test_attention_that_takes_no_mask_is_refused(kind, change, told):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, num_key_value_heads=1, **sizes, **change))
+    with pytest.raises(UserError, match=rf"the model has {told}.*set train.rows=separate"):
+        shared_prefix.share(model)
+
+
+def test_what_was_said_comes_whole_and_in_order():
+    rows = [{"prompt_ids": [0] * (5 + n % 7), "conversation": str(n // 4)} for n in range(40)]
+    for shared in (True, False):
+        one, two, again = (trainer.order(rows, 4, 1, epoch, shared=shared) for epoch in (0, 1, 0))
+        assert sorted(one) == sorted(two) == list(range(40)) and one != two and one == again
+    whole = trainer.order(rows, 4, 1, 0, shared=True)
+    assert all(len({rows[i]["conversation"] for i in whole[n : n + 4]}) == 1 for n in range(0, 40, 4))
+    alike = trainer.order(rows, 4, 1, 0, shared=False)
+    spread = [len(rows[i]["prompt_ids"]) for i in alike]
+    assert all(max(spread[n : n + 4]) - min(spread[n : n + 4]) <= 1 for n in range(0, 40, 4))
