@@ -65,9 +65,8 @@ def main() -> None:
     read = params.load("converse", Params)
     if a.memory == "similar" and read.converse.turns - 1 <= read.converse.similar:
         raise UserError(
-            f"arms.{a.conversations.stem}.memory: of {read.converse.turns - 1} earlier exchanges the "
-            f"{read.converse.similar} similar ones are all, so this arm would equal the one with memory all; raise converse.turns or lower "
-            "converse.similar"
+            f"arms.{a.conversations.stem}.memory: the {read.converse.similar} similar ones of {read.converse.turns - 1} earlier "
+            "exchanges are all of them, so this arm would equal one with memory all; raise converse.turns or lower converse.similar"
         )
     personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
     if not personas:

@@ -35,10 +35,10 @@ def config(p: Params, rows: int, folder: Path) -> Any:
     """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import DPOConfig
 
-    from stages.training import trainer
+    from stages.training import trainer as trainers
 
     return DPOConfig(
-        **trainer.arguments(p.dpo, p.train, rows, folder, "dpo"),
+        **trainers.arguments(p.dpo, p.train, rows, folder, "dpo"),
         beta=p.dpo.beta,
         loss_type=[p.dpo.loss_type],
         label_smoothing=p.dpo.label_smoothing,
@@ -49,10 +49,10 @@ def config(p: Params, rows: int, folder: Path) -> Any:
 
 def both_sides(model: Any, pairs: list[Record], p: Params, pad: int, *, spread: bool = False) -> "list[LogProbs]":
     """log p of each token of the chosen and of the rejected replies: siblings are computed together."""
-    from stages.training import trainer
+    from stages.training import trainer as trainers
 
     rows = [row for pair in zip(*(supervised(pairs, side) for side in SIDES), strict=True) for row in pair]
-    found = trainer.log_probs(model, rows, p.train, pad, spread=spread)
+    found = trainers.log_probs(model, rows, p.train, pad, spread=spread)
     return [found[::2], found[1::2]]
 
 
@@ -63,20 +63,24 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import DPOTrainer
 
-    from stages.training import checkpoints, curves, heldout, saving, trainer
+    from stages.training import heldout
+    from stages.training import trainer as trainers
+    from stages.training.checkpoints import checkpoints, made_from
+    from stages.training.curves import curves as live_curves
+    from stages.training.saving import save
 
     set_seed(p.dpo.seed)
-    model, tokenizer = trainer.load(a.sft, p.train)
+    model, tokenizer = trainers.load(a.sft, p.train)
     pad = tokenizer.pad_token_id
 
     def tokens(path: Path) -> tuple[list[Record], Record]:
         return read(path, ("prompt", *SIDES), tokenizer, p.train.max_length, p.train.too_long)
 
     (pairs, counts), (val, val_counts) = tokens(a.train), tokens(a.val)
-    kind = trainer.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
-    with checkpoints.checkpoints(checkpoints.made_from("dpo", p, a.sft, a.train)) as folder:
+    kind = trainers.exact(DPOTrainer, pairs, p.dpo.batch_size, p.dpo.seed, shared=p.train.rows == "shared")
+    with checkpoints(made_from("dpo", p, a.sft, a.train)) as folder:
         settings = config(p, len(pairs), folder)  # first: it sets up what processes there are
-        base, _ = trainer.load(a.base, p.train)
+        base, _ = trainers.load(a.base, p.train)
         seen = {name: both_sides(m, val, p, pad, spread=True) for name, m in (("base", base), ("sft", model))}
         del base
         for side, values in zip(SIDES, both_sides(model, pairs, p, pad, spread=True), strict=True):
@@ -86,14 +90,14 @@ def main() -> None:
             model,
             args=settings,
             train_dataset=Dataset.from_list(pairs),
-            data_collator=trainer.collator(p.train, pad),
+            data_collator=trainers.collator(p.train, pad),
             processing_class=tokenizer,
-            peft_config=trainer.adapter(p.train, model),
-            callbacks=[curves := curves.curves(a.live, "dpo")],
+            peft_config=trainers.adapter(p.train, model),
+            callbacks=[curves := live_curves(a.live, "dpo")],
         )
         trainer.remove_callback(PrinterCallback)
         curves.log(0, NOTHING_LEARNT)
-        trainer.fit(trainer, folder, "dpo")
+        trainers.fit(trainer, folder, "dpo")
         seen["dpo"] = both_sides(trainer.model, val, p, pad)
         drawn = ([row["conversation"] for row in val], p.train.resamples, p.dpo.seed)
         measured = heldout.pairs(seen, p.dpo.beta, *drawn)
@@ -103,7 +107,7 @@ def main() -> None:
         counted, declared = {"train": counts, "val": val_counts}, params.declared_values("dpo")
         inputs = [a.base, a.sft, a.train, a.val]
         readme = card.card("dpo", a.base, p.base_model, inputs, declared, {"pairs": counted}, measured)
-        saving.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
             write_json(a.metrics, {"pairs": counted, "steps": trainer.state.global_step, "val": measured})

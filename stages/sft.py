@@ -32,9 +32,9 @@ def config(p: Params, rows: int, folder: Path) -> Any:
     """TRL's settings. `rows` to train on, `folder` for checkpoints."""
     from trl import SFTConfig
 
-    from stages.training import trainer
+    from stages.training import trainer as trainers
 
-    return SFTConfig(**trainer.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
+    return SFTConfig(**trainers.arguments(p.sft, p.train, rows, folder, "sft"), completion_only_loss=True)
 
 
 def main() -> None:
@@ -44,10 +44,14 @@ def main() -> None:
     from transformers import PrinterCallback, set_seed
     from trl import SFTTrainer
 
-    from stages.training import checkpoints, curves, heldout, saving, trainer
+    from stages.training import heldout
+    from stages.training import trainer as trainers
+    from stages.training.checkpoints import checkpoints, made_from
+    from stages.training.curves import curves as live_curves
+    from stages.training.saving import save
 
     set_seed(p.sft.seed)
-    model, tokenizer = trainer.load(a.base, p.train)
+    model, tokenizer = trainers.load(a.base, p.train)
     pad = tokenizer.pad_token_id
 
     def tokens(path: Path, **how: Any) -> tuple[list[Record], Record]:
@@ -63,27 +67,27 @@ def main() -> None:
     def measured() -> Record:
         return heldout.replies(seen, [row["conversation"] for row in val], p.train.resamples, p.sft.seed)
 
-    kind = trainer.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
-    with checkpoints.checkpoints(checkpoints.made_from("sft", p, a.base, a.train, *others)) as folder:
+    kind = trainers.exact(SFTTrainer, rows, p.sft.batch_size, p.sft.seed, shared=p.train.rows == "shared")
+    with checkpoints(made_from("sft", p, a.base, a.train, *others)) as folder:
         settings = config(p, len(rows), folder)  # first: it sets up what processes there are
-        seen["base"] = trainer.log_probs(model, held_out, p.train, pad, spread=True)
+        seen["base"] = trainers.log_probs(model, held_out, p.train, pad, spread=True)
         trainer = kind(
             model,
             settings,
             train_dataset=Dataset.from_list(supervised(rows, "completion")),
-            data_collator=trainer.collator(p.train, pad),
+            data_collator=trainers.collator(p.train, pad),
             processing_class=tokenizer,
-            peft_config=trainer.adapter(p.train, model),
-            callbacks=[curves := curves.curves(a.live, "sft")],
+            peft_config=trainers.adapter(p.train, model),
+            callbacks=[curves := live_curves(a.live, "sft")],
         )
         trainer.remove_callback(PrinterCallback)
         curves.log(0, {"eval_loss": measured()["loss"]["base"]["value"]})
-        trainer.fit(trainer, folder, "sft")
-        seen["sft"] = trainer.log_probs(trainer.model, held_out, p.train, pad)
+        trainers.fit(trainer, folder, "sft")
+        seen["sft"] = trainers.log_probs(trainer.model, held_out, p.train, pad)
         curves.log(trainer.state.global_step, {"eval_loss": measured()["loss"]["sft"]["value"]})
         inputs, declared = [a.base, a.train, a.val, *others], params.declared_values("sft")
         readme = card.card("sft", a.base, p.base_model, inputs, declared, {"rows": counted}, measured())
-        saving.save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
+        save(trainer, tokenizer, a.base, a.model, p.train, folder, readme)
         if trainer.is_world_process_zero():
             curves.live.end()
             write_json(a.metrics, {"rows": counted, "steps": trainer.state.global_step, "val": measured()})

@@ -9,9 +9,9 @@ from stages.core import prompts
 from stages.core.cli import UserError, one_line
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message
-from stages.dialogue import user
 from stages.dialogue.settings import PARTS, Converse
 from stages.dialogue.transcript import Exchange
+from stages.dialogue.user import USER_TURN_STOPS, user_turn
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
 from stages.llm.settings import EMBEDDED, Role, Talker, role
@@ -115,7 +115,7 @@ async def conversation(
     c: Converse, talker: Talker, client: Client, tested: Tested, persona: Persona, user_prompt: prompts.Prompt
 ) -> Record:
     """One whole conversation. A turn that cannot be had ends it; what was said before stays."""
-    speaker = role(talker, "user", stop=user.USER_TURN_STOPS)
+    speaker = role(talker, "user", stop=USER_TURN_STOPS)
     schedule = persona.schedule(c.seed)
     past: list[Exchange] = []
     said: list[Record] = []
@@ -124,7 +124,7 @@ async def conversation(
         item = schedule[(turn - 1) % len(schedule)]
         where = (c.seed, turn)
         try:
-            message = await user.user_turn(
+            message = await user_turn(
                 client, speaker, user_prompt, persona, past, persona.items[item],
                 history=talker.history, seed=where,
             )  # fmt: skip

@@ -10,9 +10,10 @@ from stages.core import prompts
 from stages.core.aio import windowed
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message
-from stages.dialogue import tree, user
+from stages.dialogue import tree
 from stages.dialogue.settings import Roleplay
 from stages.dialogue.transcript import Exchange
+from stages.dialogue.user import USER_TURN_STOPS, user_turn
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
 from stages.llm.settings import Role, Roles, Talker, role
@@ -46,7 +47,7 @@ class Grower:
         self.p, self.roles, self.client, self.texts, self.later = p, roles, client, texts, later
         self.user_history = user.history
         reply = {"stop": REPLY_STOPS}
-        self.user = role(user, "user", stop=user.USER_TURN_STOPS)
+        self.user = role(user, "user", stop=USER_TURN_STOPS)
         self.inducer = role(roles.inducer, "inducer", stop=("\n",), accept=("ok", "truncated"))
         self.preferred = role(roles.preferred, "preferred", **reply)
         self.rejected = role(roles.rejected, "rejected", **reply)
@@ -83,7 +84,7 @@ class Grower:
         shown, item = schedule[:turn], schedule[(turn - 1) % len(schedule)]
         fact = persona.items[item]
         try:
-            said = await user.user_turn(
+            said = await user_turn(
                 self.client, self.user, self.texts["user"], persona, past, fact,
                 history=self.user_history, seed=(self.p.seed, node_id),
             )  # fmt: skip

@@ -313,7 +313,7 @@ class Client:
 
     def _price(self, model: str, endpoint: Endpoint, served: str, batched: bool) -> Price | None:
         if model in self.folders:
-            return Price(0, 0)
+            return Price(prompt=0, completion=0)
         price = endpoint.limits.prices.get(served)
         return price.times(batch.DISCOUNT) if price and batched else price
 

@@ -8,7 +8,6 @@ Run: python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dp
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,7 @@ from stages.llm.settings import Llm
 from stages.weights import control_tokens
 
 
-@dataclass
-class Params:
+class Params(params.Section):
     """Sections read: those of converse."""
 
     converse: Converse

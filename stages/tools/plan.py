@@ -34,6 +34,8 @@ from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Role
 from stages.personas import seeds
 from stages.personas.persona import Persona, from_record
+from stages.personas.pool import Kind, chat
+from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
@@ -244,10 +246,10 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
         for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
             settings = getattr(f, pool)
             seeds = line.seeds(pool)
-            kind = pool.Kind(pool, settings, prompt, seeds)
+            kind = Kind(pool, settings, prompt, seeds)
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # its progress line
-                    await pool.grow(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
+                    await grow_pool(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
             except* Unknown:
                 measured = last.get(pool, {}).get("acceptance", {}).get("mean")
                 share = ACCEPTANCE if measured is None else measured
@@ -256,7 +258,7 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
                 client.more(
                     speaker,
                     likely * f.calls,
-                    pool.chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call),
+                    chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call),
                 )
     return client.needs
 

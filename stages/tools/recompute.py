@@ -10,7 +10,6 @@ Run: python -m stages.tools.recompute scores.csv [--scale 0-100] [--result eval.
 """
 
 import argparse
-from dataclasses import dataclass
 from pathlib import Path
 
 from stages.core import params
@@ -22,8 +21,7 @@ from stages.evaluation.settings import Eval
 from stages.evaluation.table import table
 
 
-@dataclass
-class Params:
+class Params(params.Section):
     """The part of stage eval's parameters that is needed."""
 
     eval: Eval
