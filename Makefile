@@ -47,7 +47,7 @@ chat: setup
 
 report: setup
 	python -m stages.tools.report --results results --lock dvc.lock --params params.yaml \
-	  --html results/report.html --markdown results/report.md
+	  --html results/report.html --markdown results/report.md $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
 test: setup
