@@ -7,7 +7,7 @@ goes to TRL as it stands, provided that the installed TRL has it. Ours are the n
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
@@ -34,24 +34,18 @@ class TrlSection(Section):
     """A section whose further keys are TRL's."""
 
     model_config = ConfigDict(extra="allow")
-    TRAINERS: ClassVar[tuple[str, ...]] = ("sft", "dpo")  # that read the section
 
     @model_validator(mode="after")
     def _further_keys_are_trls(self) -> Self:
         if extra := self.model_extra:
-            known = set.intersection(*(trl_names(name) for name in self.TRAINERS)) | self.further()
-            listed = sorted({*known - OWN, *type(self).model_fields})
+            known = trl_names(type(self).__name__) - OWN
+            listed = sorted({*known, *type(self).model_fields})
             self.reject(
                 (key, "the stage sees to it itself" if key in OWN else f"unknown{near(key, listed)}")
                 for key in extra
-                if key not in known - OWN
+                if key not in known
             )
         return self
-
-    @classmethod
-    def further(cls) -> set[str]:
-        """Names of TRL's beside those of its trainers' configurations."""
-        return set()
 
     def reject(self, faults: Iterable[tuple[str, str]]) -> None:
         """Raise a ValidationError of (key, what is wrong with it), if there are any."""
@@ -61,11 +55,13 @@ class TrlSection(Section):
             raise ValidationError.from_exception_data(type(self).__name__, details)
 
 
-def trl_names(trainer: str) -> set[str]:
-    """Names of the settings of TRL's trainer `sft` or `dpo`."""
-    from trl import DPOConfig, SFTConfig
+def trl_names(section: str) -> set[str]:
+    """Names of TRL's settings that section Sft, Dpo or Train may hold."""
+    from trl import DPOConfig, ModelConfig, SFTConfig
 
-    return {field.name for field in fields({"sft": SFTConfig, "dpo": DPOConfig}[trainer])}
+    sft, dpo, model = ({field.name for field in fields(kind)} for kind in (SFTConfig, DPOConfig, ModelConfig))
+    lora = {name for name in model if name.startswith("lora_")} | {"use_rslora", "use_dora"}
+    return {"Sft": sft, "Dpo": dpo, "Train": (sft & dpo) | lora}[section]
 
 
 class Train(TrlSection):
@@ -100,13 +96,6 @@ class Train(TrlSection):
     gguf: Literal["Q8_0", "F16", "BF16", "none"]
     """Ours: quantisation of the served copy, as in base_model."""
 
-    @classmethod
-    def further(cls) -> set[str]:
-        """LoRA's settings, by the names of TRL's ModelConfig."""
-        from trl import ModelConfig
-
-        return {f.name for f in fields(ModelConfig) if f.name.startswith("lora_")} | {"use_rslora", "use_dora"}
-
 
 class Optimisation(TrlSection):
     """What sections `sft` and `dpo` have in common."""
@@ -134,8 +123,6 @@ class Optimisation(TrlSection):
 class Sft(Optimisation):
     """Section `sft`."""
 
-    TRAINERS = ("sft",)
-
     mix: dict[str, float]
     """Ours: share of the training rows by name of a file in data/mix."""
 
@@ -155,8 +142,6 @@ class Sft(Optimisation):
 
 class Dpo(Optimisation):
     """Section `dpo`."""
-
-    TRAINERS = ("dpo",)
 
     beta: float = Field(gt=0)
     """Strength of the tie to the reference."""
@@ -178,8 +163,9 @@ class Dpo(Optimisation):
             for key, readers in READ_BY.items()
             if getattr(self, key, None) and not readers & losses
         ]
-        if losses & BY_BATCH and self.per_device_train_batch_size < 2:
-            faults.append(("per_device_train_batch_size", f"{names} compares the pairs of a batch, so it takes at least 2"))
+        if self.per_device_train_batch_size < 2:
+            key, text = "per_device_train_batch_size", "compares the pairs of a batch, so it must be at least 2"
+            faults += [(key, f"{loss} {text}") for loss in sorted(losses & BY_BATCH)]
         if losses == {"sft"}:
             faults.append(("loss_type", "sft alone never looks at the rejected reply; that is the stage sft"))
         self.reject(faults)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -83,22 +83,22 @@ def config(kind: type, stage: str, section: Optimisation, train: Train, **own: A
 
 
 class Order(Sampler[int]):  # type: ignore[misc, unused-ignore]
-    """Row numbers of an epoch. `drawn(epoch)`: all of them, in order."""
+    """Row numbers of an epoch by `draw`, a function of order.py, from what it wants to know of each row."""
 
     epoch = 0
 
-    def __init__(self, rows: int, drawn: Any):
-        self.rows, self.drawn = rows, drawn
+    def __init__(self, draw: Callable[..., list[int]], rows: Sequence[Any], size: int, seed: int):
+        self.draw, self.rows, self.size, self.seed = draw, rows, size, seed
 
     def set_epoch(self, epoch: int) -> None:
         """Called by accelerate."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.rows
+        return len(self.rows)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.drawn(self.epoch))
+        return iter(self.draw(self.rows, self.size, self.seed, self.epoch))
 
 
 class Tokenised:
@@ -116,12 +116,10 @@ class Tokenised:
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
         how = (self.args.per_device_train_batch_size, self.args.seed)
-        rows = self.train_dataset
         if isinstance(self.data_collator, shared_prefix.Collator):
-            conversations = list(rows["conversation"])
-            return Order(len(rows), lambda epoch: order.by_conversation(conversations, *how, epoch))
-        lengths = [sum(len(ids) for ids in row.values() if isinstance(ids, list)) for row in rows]
-        return Order(len(rows), lambda epoch: order.by_length(lengths, *how, epoch))
+            return Order(order.by_conversation, list(self.train_dataset["conversation"]), *how)
+        lengths = [sum(len(ids) for ids in row.values() if isinstance(ids, list)) for row in self.train_dataset]
+        return Order(order.by_length, lengths, *how)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's schedule, but the last step is never one of the warm-up, whose first step has rate 0."""
@@ -162,7 +160,7 @@ class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 
 def fit(
-    trainer: type[Tokenised],
+    trainer: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[Record],
@@ -178,9 +176,8 @@ def fit(
         UserError: settings that TRL refuses; out of memory; a loss that is no number; a checkpoint that cannot be read.
     """
     watch = Watch(curves.stage)
-    make: Any = trainer
     with trls_words(curves.stage):
-        made = make(
+        made = trainer(
             model,
             args=settings,
             train_dataset=Dataset.from_list(rows),
