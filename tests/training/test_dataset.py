@@ -47,7 +47,9 @@ def test_the_loss_is_on_the_reply_and_its_end_and_the_prompt_is_the_whole_path(t
         if "[INST]" in tokenizer.all_special_tokens:
             reply = reply.replace("[INST]", "[ INST]")  # a control token in a text is escaped, in training as in asking
         assert text.removeprefix(" ") == reply + end
-        assert labelled["input_ids"] == tokens["prompt_ids"] + unmasked and labelled["conversation"] == tokens["conversation"]
+        assert (
+            labelled["input_ids"] == tokens["prompt_ids"] + unmasked and labelled["conversation"] == tokens["conversation"]
+        )
         asked = tokenizer.decode(tokens["prompt_ids"])
         assert asked == tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         at = 0
