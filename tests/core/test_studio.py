@@ -81,7 +81,7 @@ def ours(tmp_path_factory, recorder):
     server = Server()
     project = repository(
         tmp_path_factory.mktemp("studio") / "repo", server.url, "judge", "sft",
-        train__lora_layers=1, train__lora_rank=2, train__dtype="float32", sft__accumulation=1, sft__learning_rate=0.001,
+        train__lora_layers=1, train__lora_r=2, train__dtype="float32", sft__learning_rate=0.001,
     )  # fmt: skip
     here = project.folder
     plots = OmegaConf.load(ROOT / "results/dvc.yaml").plots

@@ -25,8 +25,8 @@ SMALL = {
     "extract_pairs.filters.confused": False,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
-    "sft.epochs": 1,
-    "dpo.epochs": 1,
+    "sft.num_train_epochs": 1,
+    "dpo.num_train_epochs": 1,
     "converse.turns": 2,
     "eval.resamples": 50,
 }
