@@ -17,7 +17,7 @@ from stages.core.aio import asking, windowed
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
-from stages.dialogue.assistant import Tested
+from stages.dialogue.assistant import ModelUnderTest
 from stages.dialogue.binding import UNDER_TEST, bound
 from stages.dialogue.conversation import conversation
 from stages.dialogue.settings import Arm, Converse
@@ -58,7 +58,7 @@ async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tup
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client("converse", p.llm, folders, c.resamples) as client:
         user = User(client, p.user, prompts.load(a.user_prompt))
-        tested = Tested(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
+        tested = ModelUnderTest(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
         jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
         with Progress(f"converse: {a.conversations.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
             rows = await windowed(jobs, p.llm.conversations_in_flight, progress)

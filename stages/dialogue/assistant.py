@@ -40,7 +40,7 @@ def most_similar(encode: "Encode", past: list[Exchange], message: str, number: i
     return [past[i] for i in sorted(nearest)]
 
 
-class Tested:
+class ModelUnderTest:
     """The model under test in its arm: answers a message after what it may see of the exchanges before.
 
     Args:
@@ -105,7 +105,7 @@ class Tested:
     async def _reason(self, head: list[Message], seen: list[Exchange], message: str, seed: tuple[object, ...]) -> Record:
         """A reply after a thought; a text without a mark between the two is `unparsed` and is the reply as a whole."""
         asked = self.prompt.part("last", conversation=transcript.lines(seen) or " nothing.", message=message)
-        whole = await self._say(self.thinker, [*head, {"role": "user", "content": asked}], seed, "reply")
+        whole = await self._say(self.thinker, [*head, *transcript.messages([], asked)], seed, "reply")
         try:
             return {**whole, "reply": parse_reply(whole["reply"]), "raw": whole["reply"], "unparsed": False}
         except ValueError:

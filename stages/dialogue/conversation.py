@@ -1,7 +1,7 @@
 """A conversation of the evaluation: the simulated user and one model under test, turn by turn."""
 
 from stages.core.files import Record
-from stages.dialogue.assistant import Tested
+from stages.dialogue.assistant import ModelUnderTest
 from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.llm.client import Client
@@ -9,7 +9,7 @@ from stages.llm.endpoint import CallFailed
 from stages.personas.persona import Persona
 
 
-async def conversation(client: Client, user: User, tested: Tested, persona: Persona, seed: int, turns: int) -> Record:
+async def conversation(client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int) -> Record:
     """The conversation of `turns` turns. A turn whose call fails ends it; the turns before stay.
 
     Returns:

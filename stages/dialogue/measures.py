@@ -52,7 +52,7 @@ def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[st
             found.append(faults(node["text"], [m["content"] for m in before], examples))
             covered.append(coverage(t["items"][node["item"]], node["text"]))
             noted.append(len(node["note"]) / node["turn"])
-    top1 = recognition(trees[:RANKED], encode)
+    top1, chance = recognition(trees[:RANKED], encode), round(1 / min(len(trees), RANKED), 4)
     return {
         "user_turns": len(found),
         "faulty_user_turns": round(fmean(map(bool, found)), 4),
@@ -60,9 +60,5 @@ def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[st
         "item_revealed": round(fmean(x >= REVEALED for x in covered), 4),
         "item_words_said": round(fmean(covered), 4),
         "items_noted_per_turn": round(fmean(noted), 4),
-        "persona_top1_from_user_turns": {
-            "chance": round(1 / min(len(trees), RANKED), 4),
-            "last": top1[max(top1)],
-            "by_turn": top1,
-        },
+        "persona_top1_from_user_turns": {"chance": chance, "last": top1[max(top1)], "by_turn": top1},
     }

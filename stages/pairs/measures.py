@@ -49,17 +49,10 @@ def turn_at(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Nod
     """The decision at node `user` of tree `t`."""
     history = tree.history(nodes, tree.parent(user["id"]))
     return Turn(
-        tree=str(t["id"]),
-        node=user["id"],
-        user=user["text"],
-        replies={"preferred": preferred["text"], "rejected": rejected["text"]},
-        items=t.get("items", []),
-        item=user.get("item"),
-        before=" ".join(texts(history, "user")),
-        replied=texts(history, "assistant"),
-        note=user.get("note"),
-        verdicts=user.get("verdicts", []),
-    )
+        tree=str(t["id"]), node=user["id"], user=user["text"], items=t.get("items", []), item=user.get("item"),
+        replies={"preferred": preferred["text"], "rejected": rejected["text"]}, note=user.get("note"),
+        before=" ".join(texts(history, "user")), replied=texts(history, "assistant"), verdicts=user.get("verdicts", []),
+    )  # fmt: skip
 
 
 def unrevealed(items: list[str], text: str, written: str) -> list[int]:
@@ -77,13 +70,9 @@ def recalled(t: Turn, text: str) -> int:
 
 
 def measure_reply(t: Turn, who: str) -> dict[str, float]:
-    """Measures of one reply.
-
-    Returns:
-        words; recited and unrevealed: items it holds, and those of them not revealed before; names_inference and directions:
-        1.0 where it speaks of a profile or notes, or has stage directions; repetition: share of its 3-grams that occurred
-        before in it; loops: share of them that stand in earlier replies; recalled: see there, where notes were kept.
-    """
+    """Measures of one reply: words; recited and unrevealed, the items it holds and those of them not revealed before;
+    names_inference and directions, 1.0 where it speaks of a profile or notes, or has stage directions; repetition, and loops,
+    the share of its 3-grams that stand in earlier replies; recalled, where notes were kept."""
     text = t.replies[who]
     solid = [i for i in t.items if len(ngrams.content(i)) >= LEAST_WORDS]
     return {

@@ -20,13 +20,8 @@ def share(values: list[bool]) -> float | None:
 
 
 def verdict_measures(turns: list[Turn]) -> dict[str, float | None]:
-    """How the verifier answered.
-
-    Returns:
-        order_agreement: share of the turns on which its two orders agree; took_first_shown: share of the answers that took
-        the reply shown first, 0.5 without position bias; unreadable: share of answers; informed_wins: share of the agreed
-        turns that the informed reply wins. None where nothing was asked.
-    """
+    """Shares: of turns on which the verifier's two orders agree, of answers that took the reply shown first (0.5 without
+    position bias), of unreadable answers, of agreed turns that the informed reply wins. None where nothing was asked."""
     pairs = [[v["chosen"] for v in t.verdicts] for t in turns if len(t.verdicts) == 2]
     readable = [p for p in pairs if None not in p]
     answers = [v for t in turns for v in t.verdicts]
@@ -73,10 +68,7 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
             "chosen": round(fmean(m[f"{chosen}_loops"] for m, chosen, _ in sides), 4),
             "other": round(fmean(m[f"{other}_loops"] for m, _, other in sides), 4),
         },
-        "recalls": {
-            "chosen": share([a >= RECALLED for a, _ in noted]),
-            "other": share([b >= RECALLED for _, b in noted]),
-        },
+        "recalls": {side: share([words[i] >= RECALLED for words in noted]) for i, side in enumerate(("chosen", "other"))},
         "leaks": {
             "reply_recites": exceeds(RECITED - 1, "preferred_recited"),
             "reply_unrevealed": exceeds(0, "preferred_unrevealed"),

@@ -28,13 +28,8 @@ class Decision:
 
     def record(self) -> Record:
         """As written to files."""
-        return {
-            "tree": self.turn.tree,
-            "node": self.turn.node,
-            "chosen": self.chosen,
-            "reason": self.reason,
-            "measures": self.measures,
-        }
+        decided = {"chosen": self.chosen, "reason": self.reason, "measures": self.measures}
+        return {"tree": self.turn.tree, "node": self.turn.node, **decided}
 
 
 def label(verdicts: list[Record], on_disagreement: str) -> tuple[str | None, str]:

@@ -224,7 +224,7 @@ class Pipeline:
         return seeds.read(self.path("seed_personas", pool), limits)
 
 
-class Walked(assistant.Tested):
+class Walked(assistant.ModelUnderTest):
     """A model under test that nobody asks."""
 
     def sees(self, past: list[Exchange], message: str) -> list[Exchange]:

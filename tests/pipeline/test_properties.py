@@ -247,7 +247,7 @@ def test_conversations_of_the_evaluation(parts, growth):
     p = replace(p, converse=replace(p.converse, seed=section["seed"], turns=section["turns"]))
     p = replace(p, roles=replace(p.roles, user_history=roles["user_history"]))
     system = prompts.Prompt(ROOT, (("system", "S"),))
-    tested = assistant.Tested(p, client, "x", system, "reply", "all")
+    tested = assistant.ModelUnderTest(p, client, "x", system, "reply", "all")
     row = asyncio.run(assistant.conversation(p, client, tested, persona, prompt["user"]))
     said = [{"role": "system", "content": "S"}]
     seen = [messages for role, messages, _ in client.asked if role == assistant.UNDER_TEST]

@@ -36,7 +36,7 @@ def talk(project, arm):
     async def work():
         async with Client("converse", p.llm, {}, 0) as client:
             system = prompts.load(project.folder / f"prompts/{a.prompt}.txt")
-            tested = assistant.Tested(p, client, "scripted:tested", system, a.strategy, a.memory)
+            tested = assistant.ModelUnderTest(p, client, "scripted:tested", system, a.strategy, a.memory)
             user = prompts.load(project.folder / "prompts/user.txt")
             return await assistant.conversation(p, client, tested, Persona(**PERSON), user)
 
