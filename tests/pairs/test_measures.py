@@ -22,9 +22,10 @@ def test_a_decision_holds_what_was_known_then():
 
 def test_a_clean_decision_has_no_fault():
     found = measured(planted())
-    counts = ("user_unrevealed", "note_unrevealed", "user_confused", "similarity", "preferred_recited", "preferred_unrevealed",
-              "preferred_names_inference", "preferred_repetition", "preferred_loops", "preferred_directions")  # fmt: skip
-    assert {name: found[name] for name in counts} == dict.fromkeys(counts, 0)
+    none = {"user_unrevealed", "note_unrevealed", "user_confused", "similarity"}
+    of_reply = ("unrevealed", "names_inference", "repetition", "loops", "directions", "recited")
+    none |= {f"{who}_{name}" for who in ("preferred", "rejected") for name in of_reply}
+    assert {name: found[name] for name in none} == dict.fromkeys(none, 0)
     assert found["preferred_words"] == 17 and found["rejected_words"] == 11
 
 

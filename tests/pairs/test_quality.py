@@ -1,14 +1,13 @@
 """Quality of sets of decisions, on sets whose measures are known."""
 
 import pytest
-from fakes import section
-from trees import planted, two_turns
+from trees import extracting, planted, two_turns
 
 from stages.pairs import quality
 from stages.pairs.selection import decide
-from stages.pairs.settings import ExtractPairs, Require
+from stages.pairs.settings import Require
 
-P = section(ExtractPairs, "extract_pairs", on_disagreement="keep_informed")
+P = extracting("keep_informed")
 NONE = dict.fromkeys(Require.model_fields)
 
 
@@ -71,12 +70,6 @@ def test_the_summary_counts_what_became_of_the_decisions():
 )
 def test_what_is_not_met_is_named_with_by_how_much(name, bound, fault):
     t = planted(verdicts=("preferred", "rejected"))
-    p = section(
-        ExtractPairs,
-        "extract_pairs",
-        on_disagreement="keep_informed",
-        filters=P.filters.model_copy(update={"recalled": None}),
-    )
-    found = quality.summary(decide(t, p), "keep_informed")
+    found = quality.summary(decide(t, P), "keep_informed")
     assert quality.unmet(found, Require(**{**NONE, name: bound})) == [fault]
     assert quality.unmet(found, Require(**NONE)) == []
