@@ -13,12 +13,13 @@ from functools import partial
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, read_jsonl, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.dialogue.assistant import UNDER_TEST, Tested, bound, conversation
 from stages.dialogue.settings import Arm, Converse
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Talker
 from stages.personas.persona import Persona, from_record
@@ -40,17 +41,17 @@ async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record]
     user_prompt, system = prompts.load(a.user_prompt), prompts.load(a.system_prompt)
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
-    async with Client("converse", p.llm, folders, c.resamples) as client:
+    async with Client(PaidCalls("converse", p.llm, folders), c.resamples) as client:
         strategy, memory = a.strategy, a.memory
 
         def talk(client: Client, x: Persona) -> Awaitable[Record]:
             tested = Tested(c, p.encoder, client, model, system, strategy, memory)
             return conversation(c, p.user, client, tested, x, user_prompt)
 
-        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
-            rows = await windowed([partial(talk, client, x) for x in personas], p.llm.conversations_in_flight, progress)
-        client.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
-        return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
+        with Progress(f"converse: {a.conversations.stem}", len(personas), client.ledger.numbers) as progress:
+            rows = await client.in_parallel([partial(talk, client, x) for x in personas], progress)
+        client.ledger.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
+        return rows, {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
 
 
 def main() -> None:
@@ -71,7 +72,7 @@ def main() -> None:
     personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
     if not personas:
         raise UserError(f"{a.personas}: holds no persona")
-    rows, counted = asking(work(read, a, personas))
+    rows, counted = run_async(work(read, a, personas))
     write_jsonl(a.conversations, rows)
     said = [t for r in rows for t in r["turns"]]
     unparsed = sum(t.get("unparsed", False) for t in said)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking
+from stages.core.aio import run_async
 from stages.core.cli import parser, run
 from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Role, Speaker, role
 from stages.personas.measures import measures, plots
@@ -49,10 +50,10 @@ def generator(p: Params) -> Role:
 
 async def work(p: Params, kinds: list[Kind], base: Path, encode: "Encode") -> dict[str, Any]:
     """Grow both pools; returns the calls' counts."""
-    async with Client("filter_personas", p.llm, {EMBEDDED: base}, resamples=0) as client:
+    async with Client(PaidCalls("filter_personas", p.llm, {EMBEDDED: base}), resamples=0) as client:
         for kind in kinds:
             await grow(kind, p.filter_personas, client, generator(p), encode)
-        return client.metrics()
+        return client.ledger.metrics()
 
 
 def main() -> None:
@@ -75,7 +76,7 @@ def main() -> None:
              read(a.import_personalities, p.seed_personas, least=0)),
     ]  # fmt: skip
     seeds = {k.name: len(k.texts) for k in kinds}
-    calls = asking(work(p, kinds, a.base, encode))
+    calls = run_async(work(p, kinds, a.base, encode))
     profiles, personalities = ([t["text"] for t in k.texts] for k in kinds)
     train, held = split(profiles, personalities, f, encode)
     for kind, path in zip(kinds, (a.profiles, a.personalities), strict=True):

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import read_jsonl, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.dialogue.grow import Grower
 from stages.dialogue.measures import measure
 from stages.dialogue.settings import Roleplay
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Roles, Talker
 from stages.personas.persona import Persona, from_record
@@ -39,15 +40,14 @@ class Params(params.Section):
 
 async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prompt], base: Path, aside: Path) -> Any:
     """Grow all trees; returns them with the calls' counts."""
-    async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
-        with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
+    async with Client(PaidCalls("roleplay", p.llm, {EMBEDDED: base}), p.roleplay.resamples) as client:
+        with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:
                 grower = Grower(p.roleplay, p.user, p.roles, client, texts, later)
-                jobs = [partial(grower.grow, x) for x in personas]
-                trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
+                trees = await client.in_parallel([partial(grower.grow, x) for x in personas], progress)
         turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.finish(aside, turns_wanted, p.roleplay.max_failed_share)
-        return trees, client.metrics()
+        client.ledger.finish(aside, turns_wanted, p.roleplay.max_failed_share)
+        return trees, client.ledger.metrics()
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
     if not personas:
         raise UserError(f"{a.personas}: holds no persona")
-    trees, calls = asking(work(p, personas, texts, a.base, a.failed))
+    trees, calls = run_async(work(p, personas, texts, a.base, a.failed))
     write_jsonl(a.trees, trees)
     examples = [m["content"] for m in texts["user"].messages() if m["role"] == "assistant"]
     write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})

@@ -1,7 +1,6 @@
 """The model under test: an arm of the evaluation answers a message."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,8 +57,8 @@ class Tested:
     ):
         # a cut or empty reply is the model's own doing and is judged as it is
         taken = ("ok", "truncated", "empty", "refused", "filtered")
-        self.role = Role(UNDER_TEST, model, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=taken)
-        self.thinker = replace(self.role, tokens=c.tokens + c.thought_tokens)
+        self.role = role(c, UNDER_TEST, model=model, stop=("\n",), accept=taken)
+        self.thinker = self.role.model_copy(update={"tokens": c.tokens + c.thought_tokens})
         self.client, self.prompt, self.strategy, self.memory = client, prompt, strategy, memory
         self.similar, self.encoder = c.similar, encoder
         lacking = [part for part in PARTS[strategy] if part not in dict(prompt.parts)]
@@ -130,7 +129,7 @@ async def conversation(
             )  # fmt: skip
             answer = await tested.answer(persona, past, message.value, where)
         except CallFailed as e:
-            client.record_failure(f"{persona.id} turn {turn}", "converse", e)
+            client.ledger.record_failure(f"{persona.id} turn {turn}", "converse", e)
             ended = {"turn": turn, "reason": e.reason}
             break
         past.append(Exchange(persona.items[item], message.value, answer["reply"]))

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from stages.core import prompts
-from stages.core.aio import windowed
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message
 from stages.dialogue import tree
@@ -126,7 +125,7 @@ class Grower:
 
     def _end(self, persona: Persona, node_id: str, who: str, error: CallFailed, ended: list[Record]) -> None:
         ended.append({"id": node_id, "role": who, "reason": error.reason})
-        self.client.record_failure(f"{persona.id} {node_id}", who, error)
+        self.client.ledger.record_failure(f"{persona.id} {node_id}", who, error)
 
     def _following(self, persona: Persona, node_id: str, turn: int) -> str:
         """Names of the replies that continue the conversation."""
@@ -196,8 +195,7 @@ class Grower:
             return {**shown, "chosen": (first, second)[answer.value - 1]["role"], "raw": answer.text}
 
         asked = [partial(verdict, preferred, rejected), partial(verdict, rejected, preferred)]
-        # one after the other: the second finds all but the replies in the server's prefix cache
-        node["verdicts"] = await windowed(asked, 2 if self.client.batched(self.verifier) else 1)
+        node["verdicts"] = await self.client.in_order(self.verifier, asked)
 
 
 async def whole_tree(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from stages.core import prompts
-from stages.core.aio import windowed
+from stages.core.aio import bounded_gather
 from stages.core.files import Record, seed_of
 from stages.core.progress import Progress
 from stages.llm.client import Client
@@ -153,10 +153,10 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
     poor = 0
 
     def numbers() -> dict[str, float | None]:
-        return {**client.numbers(), "acceptance": kind.rounds[-1]["acceptance"] if kind.rounds else None}
+        return {**client.ledger.numbers(), "acceptance": kind.rounds[-1]["acceptance"] if kind.rounds else None}
 
-    with Progress(f"filter_personas: {kind.name}", kind.settings.target, numbers=numbers) as progress:
-        progress.step(min(len(kind.texts), kind.settings.target))
+    already = min(len(kind.texts), kind.settings.target)
+    with Progress(f"filter_personas: {kind.name}", kind.settings.target, numbers, initial=already) as progress:
         while not kind.stopped:
             if len(kind.texts) >= kind.settings.target:
                 kind.stopped = "target"
@@ -167,7 +167,7 @@ async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, e
             number = len(kind.rounds)
             pool = [t["text"] for t in kind.texts]
             asks = [partial(_ask, kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls)]
-            replies = await windowed(asks, p.calls)
+            replies = await bounded_gather(asks, p.calls)
             composed = [compose(kind.name, items, kind.settings, kind.dropped) for reply in replies for items in reply]
             kind.generated += p.calls * p.per_call
             kind.rejected.update(reason for _, reason in composed if reason)

@@ -42,10 +42,9 @@ def curves(folder: Path, what: str) -> Any:
             self.live.make_summary()
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.progress = Progress(f"{what}: steps", state.max_steps)
+            self.progress = Progress(f"{what}: steps", state.max_steps, initial=state.global_step)
             for entry in state.log_history:
                 self.log(entry["step"], entry)
-            self.progress.done = state.global_step
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.progress.step()
