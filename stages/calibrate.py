@@ -12,13 +12,14 @@ Run: python -m stages.calibrate (the arguments are in dvc.yaml)
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import parser, run
 from stages.core.files import Record, write_json
 from stages.core.progress import Progress
 from stages.judging.calibration import asked, read, turned, worth
 from stages.judging.judge import judges
 from stages.judging.settings import Bound, Calibrate, Judge, Makers
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm
 
@@ -38,18 +39,21 @@ async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], di
     """All judgements, by judge, asking and item, and what is told of the models."""
     prompt = prompts.load(a.judge_prompt)
     who = judges(p.judge)
-    async with Client("calibrate", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
+    async with Client(PaidCalls("calibrate", p.llm, {EMBEDDED: a.base}), p.judge.resamples) as client:
         jobs = asked(client, p.judge, prompt, items)
-        width = len(jobs) if any(client.batched(r) for r in who) else p.llm.conversations_in_flight
-        with Progress("calibrate: contexts", len(jobs), client.rate) as progress:
-            rows = [row for context in await windowed(jobs, width, progress) for row in context]
+        with Progress("calibrate: contexts", len(jobs), client.ledger.numbers) as progress:
+            rows = [row for context in await client.in_parallel(jobs, progress, who) for row in context]
         makers = {p.generator.model, p.user.model, *p.roles.model_dump().values()}
         names = {*makers, *(r.model for r in who)}
-        identity = {name: client.model_identity(name) for name in sorted(names)}
+        identity = {name: client.servers.identity(name) for name in sorted(names)}
         made = sorted(makers | {identity[m] for m in makers})
         changed = "examples of the prompt in reverse order" if turned(prompt) != prompt else "the same prompt"
         seed = "another seed" if p.judge.temp else "greedy, so a seed changes nothing"
-        about = {"calls": client.metrics(), "made_data": made, "self_agreement_between": f"as asked; {changed}, {seed}"}
+        about = {
+            "calls": client.ledger.metrics(),
+            "made_data": made,
+            "self_agreement_between": f"as asked; {changed}, {seed}",
+        }
         return rows, {**about, "identities": {r.model: identity[r.model] for r in who}}
 
 
@@ -57,7 +61,7 @@ def main() -> None:
     a = parser(__doc__, ["items", "base", "judge-prompt"], ["calibration"]).parse_args()
     p = params.load("calibrate", Params)
     items = read(a.items)
-    rows, about = asking(work(p, a, items))
+    rows, about = run_async(work(p, a, items))
     found = {}
     n = len(items)
     for k, (name, identity) in enumerate(about.pop("identities").items()):

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
@@ -22,6 +22,7 @@ from stages.dialogue.binding import UNDER_TEST, bound
 from stages.dialogue.conversation import conversation
 from stages.dialogue.settings import Arm, Converse
 from stages.dialogue.user import User
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Talker
 from stages.personas import persona
@@ -56,14 +57,14 @@ async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tup
     c = p.converse
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
-    async with Client("converse", p.llm, folders, c.resamples) as client:
+    async with Client(PaidCalls("converse", p.llm, folders), c.resamples) as client:
         user = User(client, p.user, prompts.load(a.user_prompt))
         tested = ModelUnderTest(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
         jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
-        with Progress(f"converse: {a.conversations.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
-            rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
-        client.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
-        return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
+        with Progress(f"converse: {a.conversations.stem}", len(jobs), client.ledger.numbers) as progress:
+            rows = await client.in_parallel(jobs, progress)
+        client.ledger.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
+        return rows, {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     a = arguments.parse_args()
     p = params.load("converse", Params)
     check_arm(a, p.converse)
-    rows, counts = asking(conversations(p, a, persona.read(a.personas)))
+    rows, counts = run_async(conversations(p, a, persona.read(a.personas)))
     turns = [turn for row in rows for turn in row["turns"]]
     unparsed = sum(turn.get("unparsed", False) for turn in turns)
     write_jsonl(a.conversations, rows)

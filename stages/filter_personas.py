@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking
+from stages.core.aio import run_async
 from stages.core.cli import parser, run
 from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Role, Speaker, role
 from stages.personas import seeds
@@ -51,10 +52,10 @@ def read_pool(p: Params, name: str, prompt: Path, seed_file: Path, import_file: 
 
 async def grown(p: Params, pools: list[TextPool], base: Path, encode: Encode) -> dict[str, Any]:
     """Grow the pools in place; returns the counts of the calls."""
-    async with Client("filter_personas", p.llm, {EMBEDDED: base}, resamples=0) as client:
+    async with Client(PaidCalls("filter_personas", p.llm, {EMBEDDED: base}), resamples=0) as client:
         for pool in pools:
             await grow(pool, p.filter_personas, client, generator(p), encode)
-        return client.metrics()
+        return client.ledger.metrics()
 
 
 def main() -> None:
@@ -69,7 +70,7 @@ def main() -> None:
         read_pool(p, "personalities", a.personality_prompt, a.seed_personalities, a.import_personalities),
     ]
     sizes = {pool.name: len(pool.texts) for pool in pools}
-    calls = asking(grown(p, pools, a.base, encode))
+    calls = run_async(grown(p, pools, a.base, encode))
     profiles, personalities = ([t["text"] for t in pool.texts] for pool in pools)
     train, held = split(profiles, personalities, p.filter_personas, encode)
     from stages.personas.measures import measures, plots  # numpy

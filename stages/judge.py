@@ -10,12 +10,13 @@ Run: python -m stages.judge (the arguments are in dvc.yaml)
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, read_jsonl, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.judging.judge import judges, judgings, summary
 from stages.judging.settings import Judge
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm
 
@@ -32,20 +33,19 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
     prompt = prompts.load(a.judge_prompt)
     if not any(case["turns"] for case in cases):
         raise UserError(f"{a.conversations}: holds no reply to judge")
-    async with Client("judge", p.llm, {EMBEDDED: a.base}, p.judge.resamples) as client:
+    async with Client(PaidCalls("judge", p.llm, {EMBEDDED: a.base}), p.judge.resamples) as client:
         jobs = judgings(client, p.judge, prompt, cases)
-        batched = any(client.batched(judge) for judge in judges(p.judge))
-        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
-            rows = await windowed(jobs, len(jobs) if batched else p.llm.conversations_in_flight, progress)
-        identities = {judge.model: client.model_identity(judge.model) for judge in judges(p.judge)}
-        return [row for case in rows for row in case], {"calls": client.metrics(), "identities": identities}
+        with Progress(f"judge: {a.judgements.stem}", len(jobs), client.ledger.numbers) as progress:
+            rows = await client.in_parallel(jobs, progress, judges(p.judge))
+        identities = {judge.model: client.servers.identity(judge.model) for judge in judges(p.judge)}
+        return [row for case in rows for row in case], {"calls": client.ledger.metrics(), "identities": identities}
 
 
 def main() -> None:
     a = parser(__doc__, ["conversations", "base", "judge-prompt"], ["judgements", "metrics"]).parse_args()
     p = params.load("judge", Params)
     cases = read_jsonl(a.conversations)
-    rows, counted = asking(work(p, a, cases))
+    rows, counted = run_async(work(p, a, cases))
     write_jsonl(a.judgements, rows)
     found: dict[str, Any] = {}
     for judge in dict.fromkeys(r["judge"] for r in rows):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
-from stages.core.aio import asking, windowed
+from stages.core.aio import run_async
 from stages.core.cli import parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
@@ -22,6 +22,7 @@ from stages.dialogue.grow import Grower
 from stages.dialogue.measures import measure
 from stages.dialogue.settings import Roleplay
 from stages.dialogue.transcript import texts
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Roles, Talker
 from stages.personas import persona
@@ -46,15 +47,15 @@ async def grown(
     p: Params, personas: list[Persona], prompt: dict[str, Prompt], base: Path, failed: Path
 ) -> tuple[list[Record], dict[str, Any]]:
     """The trees of all personas, and the counts of the calls. Failed calls are written to `failed`."""
-    async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
-        with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
+    async with Client(PaidCalls("roleplay", p.llm, {EMBEDDED: base}), p.roleplay.resamples) as client:
+        with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:
                 grower = Grower(p.roleplay, p.user, p.roles, client, prompt, later)
                 jobs = [partial(grower.grow, x) for x in personas]
-                trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
+                trees = await client.in_parallel(jobs, progress)
         wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.finish(failed, wanted, p.roleplay.max_failed_share)
-        return trees, client.metrics()
+        client.ledger.finish(failed, wanted, p.roleplay.max_failed_share)
+        return trees, client.ledger.metrics()
 
 
 def main() -> None:
@@ -62,7 +63,7 @@ def main() -> None:
     a = parser(__doc__, inputs, ["trees", "failed", "metrics"]).parse_args()
     p = params.load("roleplay", Params)
     prompt = {name: prompts.load(getattr(a, f"{name}_prompt")) for name in ROLES}
-    trees, calls = asking(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
+    trees, calls = run_async(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
     examples = texts(prompt["user"].messages(), "assistant")
     write_jsonl(a.trees, trees)
     write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})

@@ -1,4 +1,4 @@
-"""Running many calls at once: a window of jobs, each driven to its end, and one error that comes out as itself."""
+"""Running many calls at once: jobs side by side, each driven to its end, and one error that comes out as itself."""
 
 import asyncio
 import contextlib
@@ -12,15 +12,17 @@ from stages.core.progress import Progress
 R = TypeVar("R")
 
 
-async def clock(progress: Progress) -> None:
-    """Tick until cancelled: with a slow model a conversation takes minutes, and its calls are to be seen before its end."""
+async def _tick(progress: Progress) -> None:
+    """Tick until cancelled: with a slow model a job takes minutes, and its calls are shown before its end."""
     while True:
         await asyncio.sleep(1)
         progress.tick()
 
 
-async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progress: Progress | None = None) -> list[R]:
-    """Results of `jobs` in their order, at most `width` running: each is driven to its end before a new one starts."""
+async def bounded_gather(
+    jobs: Iterable[Callable[[], Awaitable[R]]], limit: int, progress: Progress | None = None
+) -> list[R]:
+    """Results of `jobs` in their order, at most `limit` running: each is driven to its end before a new one starts."""
     waiting = list(enumerate(jobs))[::-1]
     results: dict[int, R] = {}
 
@@ -31,10 +33,10 @@ async def windowed(jobs: Iterable[Callable[[], Awaitable[R]]], width: int, progr
             if progress:
                 progress.step()
 
-    ticking = asyncio.create_task(clock(progress)) if progress else None
+    ticking = asyncio.create_task(_tick(progress)) if progress else None
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(min(width, len(waiting))):
+            for _ in range(min(limit, len(waiting))):
                 group.create_task(worker())
     finally:
         if ticking:
@@ -54,7 +56,7 @@ def first_error() -> Iterator[None]:
         raise error from None
 
 
-def asking(work: Awaitable[R]) -> R:
+def run_async(work: Awaitable[R]) -> R:
     """Run a stage's asynchronous part; a UserError inside a task group comes out as itself."""
 
     async def outer() -> R:

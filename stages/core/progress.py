@@ -1,4 +1,4 @@
-"""Progress of long steps: a bar on a terminal, a line now and then elsewhere, and numbers to DVC Studio in an experiment."""
+"""Progress of long steps: tqdm's bar on a terminal, its line now and then elsewhere, and numbers to DVC Studio."""
 
 import os
 import queue
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TextIO
 
+Numbers = Callable[[], dict[str, float | None]]
 POST_S = 15.0  # between two posts to Studio
 LAST_S = 10.0  # how long the end of a step waits for its last post
 
@@ -46,7 +47,7 @@ class Studio:
             )  # fmt: skip
             self._step += 1
 
-    def post(self, values: Callable[[], dict[str, float | None]], last: bool = False) -> None:
+    def post(self, values: Numbers, last: bool = False) -> None:
         """Send numbers, if it is time to."""
         now = time.monotonic()
         if self._thread is None or (now < self._next and not last):
@@ -62,62 +63,65 @@ class Studio:
             self._thread.join(LAST_S)
 
 
-def span(seconds: float) -> str:
-    """Minutes and seconds."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+class _Lines:
+    """A file for tqdm that is no terminal: what it draws over and over becomes lines."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+
+    def write(self, text: str) -> None:
+        """Write what is more than blanks as a line."""
+        if line := text.strip():
+            self._out.write(f"{line}\n")
+
+    def flush(self) -> None:
+        """Flush the file."""
+        self._out.flush()
 
 
 class Progress:
-    """Items done of `total`, time passed and left, and whatever `extra` adds (calls a second, cost).
+    """Items done of `total`, as a context manager.
 
-    `numbers`: what DVC Studio is told beside the items done.
+    Args:
+        numbers: shown behind the bar and sent to DVC Studio beside the items done; None is left out.
+        initial: items done before.
+        out: where the bar goes; None: stderr.
     """
 
-    def __init__(
-        self,
-        what: str,
-        total: int,
-        extra: Callable[[float], str] | None = None,
-        out: TextIO | None = None,
-        numbers: Callable[[], dict[str, float | None]] | None = None,
-    ):
-        self.what, self.total, self.done = what, total, 0
-        self._numbers, self._studio = numbers, Studio(what.replace(": ", "_"))
-        self._extra, self._out = extra, out or sys.stderr
-        self._start = time.monotonic()
-        self._tty = self._out.isatty()
-        self._next = self._start + (0 if self._tty else 10)
+    def __init__(self, what: str, total: int, numbers: Numbers | None = None, initial: int = 0, out: TextIO | None = None):
+        from tqdm import tqdm
+
+        self._numbers, self._studio = numbers or dict, Studio(what.replace(": ", "_"))
+        out = out or sys.stderr
+        tty = out.isatty()
+        self._bar = tqdm(
+            desc=what, total=total, initial=initial, file=out if tty else _Lines(out), leave=tty, dynamic_ncols=tty,
+            mininterval=0.2 if tty else 15, delay=0 if tty else 10, miniters=0,  # 0: `tick` may draw
+            disable=False,  # cli.run turns off the bars of libraries
+        )  # fmt: skip
 
     def step(self, n: int = 1) -> None:
         """`n` more items are done."""
-        self.done += n
-        self.tick()
+        self._set_postfix()
+        self._bar.update(n)
+        self._studio.post(self.values)
 
     def tick(self) -> None:
-        """Print if it is time to."""
-        now = time.monotonic()
-        if now >= self._next:
-            self._next = now + (0.2 if self._tty else 15)
-            self._print("\r" if self._tty else "", "" if self._tty else "\n")
-        self._studio.post(self.values)
+        """Show the numbers, if it is time to."""
+        self.step(0)
 
     def values(self) -> dict[str, float | None]:
         """Where the step is, in numbers."""
-        return {"done": self.done, "total": self.total, **(self._numbers() if self._numbers else {})}
+        return {"done": self._bar.n, "total": self._bar.total, **self._numbers()}
 
-    def _print(self, start: str, end: str) -> None:
-        passed = time.monotonic() - self._start
-        left = f", {span(passed / self.done * (self.total - self.done))} left" if 0 < self.done < self.total else ""
-        extra = f", {self._extra(passed)}" if self._extra else ""
-        share = self.done / self.total if self.total else 1.0
-        bar = f"[{'#' * int(24 * share):<24}] " if self._tty else ""
-        line = f"{self.what}: {bar}{self.done}/{self.total}, {span(passed)} passed{left}{extra}"
-        self._out.write(f"{start}{line[:150]}{'  ' if self._tty else ''}{end}")
-        self._out.flush()
+    def _set_postfix(self) -> None:
+        self._bar.set_postfix({k: v for k, v in self._numbers().items() if v is not None}, refresh=False)
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._print("\r" if self._tty else "", "\n")
+        self._set_postfix()
+        self._bar.refresh()
+        self._bar.close()
         self._studio.post(self.values, last=True)

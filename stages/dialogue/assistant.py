@@ -1,7 +1,6 @@
 """The model under test: an arm of the evaluation answers a message."""
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from stages.core.cli import UserError
@@ -12,7 +11,7 @@ from stages.dialogue.binding import UNDER_TEST
 from stages.dialogue.settings import PARTS, Converse
 from stages.dialogue.transcript import Exchange
 from stages.llm.client import Client
-from stages.llm.settings import Role
+from stages.llm.settings import Role, role
 from stages.personas.persona import Persona
 from stages.text.settings import EncoderParams
 
@@ -57,8 +56,8 @@ class ModelUnderTest:
     def __init__(
         self, c: Converse, encoder: EncoderParams, client: Client, model: str, prompt: Prompt, strategy: str, memory: str
     ):
-        self.role = Role(UNDER_TEST, model, c.temp, c.top_p, c.penalty, c.tokens, ("\n",), accept=ACCEPTED)
-        self.thinker = replace(self.role, tokens=c.tokens + c.thought_tokens)
+        self.role = role(c, UNDER_TEST, model=model, stop=("\n",), accept=ACCEPTED)
+        self.thinker = self.role.model_copy(update={"tokens": c.tokens + c.thought_tokens})
         self.client, self.prompt, self.strategy, self.memory = client, prompt, strategy, memory
         self.similar, self.encoder = c.similar, encoder
         lacking = [part for part in PARTS[strategy] if part not in dict(prompt.parts)]

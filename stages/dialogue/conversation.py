@@ -9,7 +9,9 @@ from stages.llm.endpoint import CallFailed
 from stages.personas.persona import Persona
 
 
-async def conversation(client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int) -> Record:
+async def conversation(
+    client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int
+) -> Record:
     """The conversation of `turns` turns. A turn whose call fails ends it; the turns before stay.
 
     Returns:
@@ -26,7 +28,7 @@ async def conversation(client: Client, user: User, tested: ModelUnderTest, perso
             message = await user.write(persona, past, fact, where)
             answer = await tested.answer(persona, past, message, where)
         except CallFailed as e:
-            client.record_failure(f"{persona.id} turn {turn}", "converse", e)
+            client.ledger.record_failure(f"{persona.id} turn {turn}", "converse", e)
             ended = {"turn": turn, "reason": e.reason}
             break
         past.append(Exchange(fact, message, answer["reply"]))

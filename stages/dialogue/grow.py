@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, field
 from functools import partial
 
-from stages.core.aio import windowed
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Prompt
 from stages.dialogue import transcript, tree
@@ -139,7 +138,7 @@ class Grower:
 
     def _end(self, growth: Growth, node_id: str, who: str, error: CallFailed) -> None:
         growth.ended.append({"id": node_id, "role": who, "reason": error.reason})
-        self.client.record_failure(f"{growth.persona.id} {node_id}", who, error)
+        self.client.ledger.record_failure(f"{growth.persona.id} {node_id}", who, error)
 
     async def _note(self, growth: Growth, node: tree.Node, past: list[Exchange], noted: list[int]) -> list[int]:
         """Items that the user has revealed: those noted before and those that the inducer finds in this message.
@@ -182,8 +181,7 @@ class Grower:
             return
         orders = ((preferred, rejected), (rejected, preferred))
         asked = [partial(self._verdict, growth, node, *order) for order in orders]
-        # one after the other: the second finds all but the replies in the server's prefix cache
-        node["verdicts"] = await windowed(asked, 2 if self.client.batched(self.verifier) else 1)
+        node["verdicts"] = await self.client.in_order(self.verifier, asked)
 
     async def _verdict(self, growth: Growth, node: tree.Node, first: tree.Node, second: tree.Node) -> Record:
         """Which of two replies the verifier prefers: role of the one shown first, of the one chosen (None: unreadable)."""

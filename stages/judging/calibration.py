@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.core import prompts
-from stages.core.aio import windowed
 from stages.core.cli import UserError
 from stages.core.files import Record, read_lines
 from stages.judging import judge
@@ -78,7 +77,7 @@ async def scored(
         turns = [*item["conversation"], {"user": item["message"], "reply": item["reply"]}]
         case = {**item, "turns": [{**t, "turn": n} for n, t in enumerate(turns, 1)]}
         jobs.append(partial(judge.score, client, who, prompt, seed, case, len(turns) - 1, samples, case))
-    return await windowed(jobs, len(jobs) if client.batched(who) else 1)
+    return await client.in_order(who, jobs)
 
 
 def asked(client: Client, p: Judge, prompt: prompts.Prompt, items: list[Record]) -> list[partial[Any]]:

@@ -8,7 +8,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from stages.core import prompts
-from stages.core.aio import windowed
 from stages.core.files import Record, seed_of
 from stages.judging.settings import Judge
 from stages.llm.client import Answer, Client
@@ -83,7 +82,7 @@ async def score(
         value, mass = found
         return {**row, "score": round(value, 4), "mass": round(mass, 4), "raw": first.text, "samples": 1}
     more = [partial(draw, n) for n in range(1, samples)] if judge.temp else []
-    drawn = [first, *await windowed(more, len(more) if client.batched(judge) else 1)]
+    drawn = [first, *await client.in_order(judge, more)]
     read = [d for d in drawn if isinstance(d, Answer)]
     if not read:
         assert isinstance(first, CallFailed)
@@ -108,7 +107,7 @@ async def scores(
     """
     turns = range(len(case["turns"]))
     asked = [partial(score, client, judge, prompt, seed, case, turn, samples, against or case) for turn in turns]
-    rows = await windowed(asked, len(asked) if client.batched(judge) else 1)
+    rows = await client.in_order(judge, asked)
     return [{**row, "persona": "wrong" if against else "right"} for row in rows]
 
 

@@ -16,7 +16,6 @@ from stages.core.cli import UserError
 from stages.llm.cache import Cache
 from stages.llm.endpoint import CallFailed, Endpoint
 
-DISCOUNT = 0.5  # of the online price
 MOST = 50_000  # requests in a batch, the API's limit
 _SCHEMA = """CREATE TABLE IF NOT EXISTS batches(
   token TEXT PRIMARY KEY, endpoint TEXT NOT NULL, owner TEXT NOT NULL, id TEXT, about TEXT NOT NULL) WITHOUT ROWID"""
@@ -30,7 +29,7 @@ class Batches:
     Args:
         store: keeps the server's answer to the call with that key.
         online: number of calls of the stage under way that are not in a batch.
-        poll_s: seconds between looks at a batch.
+        poll_s: seconds between two requests for the state of a batch.
     """
 
     def __init__(self, endpoint: Endpoint, cache: Cache, store: Store, online: Callable[[], int], poll_s: float):
@@ -95,19 +94,19 @@ class Batches:
             except openai.APIError as e:
                 away = isinstance(e, openai.APIConnectionError | openai.InternalServerError | openai.RateLimitError)
                 if not away or passed > self._endpoint.limits.deadline_s:
-                    raise UserError(f"endpoint {self._endpoint.name}: batch: {self._endpoint.told(e)}") from None
+                    raise UserError(f"endpoint {self._endpoint.name}: batch: {self._endpoint.message(e)}") from None
             await asyncio.sleep(pause)
             passed, pause = passed + pause, min(60.0, 2 * pause)
 
     async def _submit(self) -> None:
-        taken = {key: self._new.pop(key) for key in list(self._new)[:MOST]}
+        calls = {key: self._new.pop(key) for key in list(self._new)[:MOST]}
         token = uuid.uuid4().hex
-        about = json.dumps({key: about for key, (_, about) in taken.items()})
+        about = json.dumps({key: about for key, (_, about) in calls.items()})
         row = (token, self._endpoint.name, self._cache.owner, None, about)
         self._cache.db.execute("INSERT INTO batches VALUES(?,?,?,?,?)", row)
         lines = [
             json.dumps({"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body})
-            for key, (body, _) in taken.items()
+            for key, (body, _) in calls.items()
         ]
         data = ("\n".join(lines) + "\n").encode()
         file = await self._api(lambda c: c.files.create(file=("calls.jsonl", data), purpose="batch"))
@@ -117,7 +116,7 @@ class Batches:
             )
         )
         self._cache.db.execute("UPDATE batches SET id=? WHERE token=?", (batch.id, token))
-        print(f"batch {batch.id}: {len(taken)} calls submitted to {self._endpoint.name}", file=sys.stderr)
+        print(f"batch {batch.id}: {len(calls)} calls submitted to {self._endpoint.name}", file=sys.stderr)
 
     async def _find_lost(self) -> None:
         """Batches of dead processes that may or may not have reached the server: find them there, or forget them."""
@@ -154,15 +153,15 @@ class Batches:
                 if response.get("status_code") == 200:
                     answers[row["custom_id"]] = response["body"]
                 else:
-                    told = self._endpoint.plain(json.dumps(row.get("error") or response.get("body")))
-                    answers[row["custom_id"]] = CallFailed(f"status_{response.get('status_code')}", told)
+                    message = self._endpoint.redacted(json.dumps(row.get("error") or response.get("body")))
+                    answers[row["custom_id"]] = CallFailed(f"status_{response.get('status_code')}", message)
         for key, answer in answers.items():
             if isinstance(answer, dict) and key in about:
                 await self._store(key, answer, about[key])
         self._cache.db.execute("DELETE FROM batches WHERE token=?", (token,))
         if found.status == "failed":
             first = found.errors.data[0].message if found.errors and found.errors.data else "no reason given"
-            raise UserError(f"endpoint {self._endpoint.name}: batch {batch} failed: {self._endpoint.plain(first)}")
+            raise UserError(f"endpoint {self._endpoint.name}: batch {batch} failed: {self._endpoint.redacted(first)}")
         for key in about:
             future = self._waiting.get(key)
             if future and not future.done():

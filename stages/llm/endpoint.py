@@ -1,55 +1,33 @@
-"""One OpenAI-compatible server: how many calls it gets at once, and what happens when it refuses or falls over.
+"""One OpenAI-compatible server, and what happens when it refuses or falls over.
 
-The only retry loop there is (the SDK's own is off). Policies per class of fault:
-  429                       Retry-After, else full jitter; one cut of the concurrency per episode, by the share of calls
-                            refused, slow growth back
+The only retry loop there is (the SDK's own is off). Policies per class of fault (limiter.py says when a call goes out):
+  429                       Retry-After, else full jitter; fewer calls at once
   5xx, timeout, reset       one breaker for all callers, one probe at a time while it is open; a deadline per call
-  400, 413, 422             the same request is never sent again: the item is set aside
+  400, 413, 422             the same request is never sent again: the call failed
   401, 403, 404, quota      stop: one line
 """
 
 import asyncio
 import json
 import os
-import random
 import time
 import weakref
-from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from stages.core.cli import UserError, one_line
+from stages.llm.limiter import Limiter
 from stages.llm.settings import Limits
 
 ABSENT_S = 20.0  # how long connections to a server may fail that has never answered
 
 
 class CallFailed(Exception):
-    """One item cannot be had. `reason` is a named outcome, `raw` what the server said."""
+    """A call without a usable reply. `reason` is a named outcome, `raw` the server's text."""
 
     def __init__(self, reason: str, raw: str):
         super().__init__(f"{reason}: {raw[:200]}")
         self.reason, self.raw = reason, raw
-
-
-@dataclass
-class _Window:
-    """At most `limit` units a minute, by the sliding window the servers use themselves."""
-
-    limit: int
-    spent: deque[tuple[float, int]] = field(default_factory=deque)
-    total: int = 0
-
-    def delay(self, units: int, now: float) -> float:
-        """Seconds until `units` more may be spent; 0 spends them."""
-        while self.spent and self.spent[0][0] <= now - 60:
-            self.total -= self.spent.popleft()[1]
-        if not self.limit or not self.spent or self.total + units <= self.limit:
-            self.spent.append((now, units))
-            self.total += units
-            return 0.0
-        return self.spent[0][0] + 60 - now
 
 
 def key_named(name: str) -> str:
@@ -79,32 +57,16 @@ def _is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
 
 
 class Endpoint:
-    """A server and the state its callers share. `key` overrides the environment (local servers)."""
-
-    TRIP = 3  # faults in a row that open the breaker
+    """A server and the state that its callers share. `key` overrides the environment (local servers)."""
 
     def __init__(self, name: str, limits: Limits, key: str | None = None):
-        self.name, self.limits = name, limits
+        self.name, self.limits, self.limiter = name, limits, Limiter(limits)
         self._key = key if key is not None else key_named(limits.key_env) if limits.key_env else "none"
         if not self._key:
             raise UserError(f"endpoint {name}: set {limits.key_env} to its API key, in the environment or in .env")
         self._client: Any = None
-        self._width = float(limits.concurrency)  # calls allowed at once just now
-        self._busy = 0
-        self._queue: deque[asyncio.Future[None]] = deque()
-        self._faults = 0
         self._answered = 0.0  # moment of the last answer
-        self._open_until = 0.0  # breaker: nobody calls before this moment
-        self._probing = False
-        self._cut_at = 0.0
-        self._served = self._refused = 0  # since the last cut: answers and 429s
-        self._requests, self._tokens = _Window(limits.requests_per_minute), _Window(limits.tokens_per_minute)
         self.sending: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # callers whose request is with the server
-        self._draining = False
-
-    def drain(self) -> None:
-        """From now on nothing is sent, not even again."""
-        self._draining = True
 
     async def close(self) -> None:
         """Close the connections."""
@@ -128,7 +90,7 @@ class Endpoint:
                 http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
             )
             gc.collect()
-            gc.freeze()  # what is imported by now stays: a tenth of the time per call went into looking at it again
+            gc.freeze()  # what is imported by now stays: scanning it again took a tenth of the time per call
         return self._client
 
     async def listed(self) -> list[str]:
@@ -138,7 +100,7 @@ class Endpoint:
         try:
             answer = await self.client().get("/models", cast_to=object, options={"timeout": ABSENT_S})
         except (openai.OpenAIError, ValueError):
-            return []  # what is wrong with the server, the first call tells
+            return []  # the first call raises what is wrong with the server
         rows = answer.get("data") if isinstance(answer, dict) else None
         return [str(row.get("id")) for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
@@ -154,127 +116,78 @@ class Endpoint:
         """
         import openai
 
-        client = self.client()
-        caller = asyncio.current_task()
+        client, caller = self.client(), asyncio.current_task()
         assert caller is not None
-        begun = 0.0
-        tries = 0
+        begun, tries = 0.0, 0
         while True:
-            probe = await self._enter(tokens)
+            probe = await self.limiter.enter(tokens)
             begun = begun or time.monotonic()  # waiting for a place is nobody's fault
-            pause, sent = 0.0, time.monotonic()
+            sent = time.monotonic()
             self.sending.add(caller)
             try:
                 # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
                 answer = await client.post("/chat/completions", cast_to=object, content=body)
                 if not _is_completion(answer):
-                    raise CallFailed("malformed", self.plain(answer, 2000))
-                self._healthy()
-                return answer, time.monotonic() - sent
+                    raise CallFailed("malformed", self.redacted(answer, 2000))
+                self._answered = time.monotonic()
+                self.limiter.answered()
+                return answer, self._answered - sent
             except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
-                raise CallFailed("malformed", self.plain(e)) from None
-            except openai.RateLimitError as e:
-                if "quota" in f"{getattr(e, 'code', '')} {e}".lower():
-                    raise UserError(f"endpoint {self.name}: out of quota: {self.told(e)}") from None
-                last, pause = e, self._throttled(e, tries)
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as e:
-                raise UserError(f"endpoint {self.name} answers {e.status_code}: {self.told(e)}") from None
-            except (openai.APIConnectionError, openai.InternalServerError) as e:  # timeouts are connection errors
-                last, pause = e, self._fault(tries)
-                if probe:
-                    pause = 0.0  # the breaker's own clock decides
-            except openai.APIStatusError as e:
-                self._faults = 0  # it is there
-                reason = "context_overflow" if "context" in str(e).lower() else f"status_{e.status_code}"
-                raise CallFailed(reason, self.told(e)) from None
+                raise CallFailed("malformed", self.redacted(e)) from None
+            except openai.APIError as e:
+                pause = self._pause(e, tries, begun, probe)
             finally:
-                self._leave(probe)
+                self.limiter.leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
-            # a wrong address is not waited for as a restart is
-            absent = not self._answered and type(last.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-            patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
-            if time.monotonic() + pause > begun + patience:
-                told = self.told(last)
-                if self._answered < begun and isinstance(last, openai.APIConnectionError | openai.RateLimitError):
-                    what = "is not there" if isinstance(last, openai.APIConnectionError) else "keeps to its rate limit"
-                    raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {told}") from None
-                raise CallFailed("deadline", told) from None
             await asyncio.sleep(pause)
 
-    def told(self, error: Exception) -> str:
-        """What the server said, on one line, without the key."""
-        body = getattr(error, "body", None)
-        return self.plain((body.get("message") if isinstance(body, dict) else None) or body or error.__cause__ or error)
+    def _pause(self, error: Any, tries: int, begun: float, probe: bool) -> float:
+        """Seconds until the same request is sent again.
 
-    def plain(self, text: object, limit: int = 300) -> str:
+        Args:
+            tries: how often it was sent before.
+            begun: moment at which it was sent first.
+            probe: whether it probed an open breaker.
+        Raises:
+            CallFailed, UserError: sending it again is of no use, or the deadline would pass.
+        """
+        import openai
+
+        message = self.message(error)
+        if isinstance(error, openai.RateLimitError):
+            if "quota" in f"{getattr(error, 'code', '')} {error}".lower():
+                raise UserError(f"endpoint {self.name}: out of quota: {message}") from None
+            pause = self.limiter.refused(error.response.headers.get("retry-after", ""), tries)
+        elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
+            raise UserError(f"endpoint {self.name} answers {error.status_code}: {message}") from None
+        elif isinstance(error, openai.APIConnectionError | openai.InternalServerError):  # timeouts are connection errors
+            pause = self.limiter.fault(tries)
+            if probe:
+                pause = 0.0  # the breaker's own clock decides
+        elif isinstance(error, openai.APIStatusError):
+            self.limiter.rejected()
+            reason = "context_overflow" if "context" in str(error).lower() else f"status_{error.status_code}"
+            raise CallFailed(reason, message) from None
+        else:
+            raise error
+        # a wrong address is not waited for as a restart is
+        absent = not self._answered and type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+        patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
+        if time.monotonic() + pause > begun + patience:
+            if self._answered < begun and isinstance(error, openai.APIConnectionError | openai.RateLimitError):
+                what = "is not there" if isinstance(error, openai.APIConnectionError) else "keeps to its rate limit"
+                raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {message}") from None
+            raise CallFailed("deadline", message) from None
+        return pause
+
+    def message(self, error: Exception) -> str:
+        """The server's error message on one line, without the key."""
+        body = getattr(error, "body", None)
+        text = (body.get("message") if isinstance(body, dict) else None) or body or error.__cause__ or error
+        return self.redacted(text)
+
+    def redacted(self, text: object, limit: int = 300) -> str:
         """`text` on one line of at most `limit` characters, without the key (which a cut must not leave a part of)."""
         line = one_line(text, 1_000_000)
         return (line if self._key == "none" else line.replace(self._key, "***"))[:limit]
-
-    # --- who may call when -------------------------------------------------------------------------------------------
-
-    async def _enter(self, tokens: int) -> bool:
-        """Wait for a place; True if this call is the probe of an open breaker."""
-        while True:
-            if self._draining:
-                raise asyncio.CancelledError
-            now = time.monotonic()
-            if self._faults >= self.TRIP:
-                if not self._probing and now >= self._open_until:
-                    self._probing = True
-                    self._busy += 1
-                    return True
-                await asyncio.sleep(max(0.02, min(0.1, self._open_until - now)))
-                continue
-            if self._busy >= int(self._width):
-                future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-                self._queue.append(future)
-                await future
-                continue
-            delay = self._requests.delay(1, now) or (self._tokens.delay(tokens, now) if tokens else 0.0)
-            if delay:
-                await asyncio.sleep(delay)
-                continue
-            self._busy += 1
-            return False
-
-    def _leave(self, probe: bool) -> None:
-        self._busy -= 1
-        if probe:
-            self._probing = False
-        self._wake()
-
-    def _wake(self) -> None:
-        free = int(self._width) - self._busy
-        while free > 0 and self._queue:
-            future = self._queue.popleft()
-            if not future.done():
-                future.set_result(None)
-                free -= 1
-
-    def _healthy(self) -> None:
-        self._faults, self._answered = 0, time.monotonic()
-        self._served += 1
-        if self._width < self.limits.concurrency:
-            self._width = min(self.limits.concurrency, self._width + 1 / self._width)
-
-    def _fault(self, tries: int) -> float:
-        self._faults += 1
-        if self._faults >= self.TRIP:
-            self._open_until = time.monotonic() + min(2.0, 0.25 * 2 ** (self._faults - self.TRIP))
-            return 0.0
-        return random.uniform(0, min(2.0, 0.1 * 2**tries))
-
-    def _throttled(self, error: Any, tries: int) -> float:
-        now = time.monotonic()
-        self._refused += 1
-        if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits: a fifth, if none is served
-            share = self._refused / (self._refused + self._served)
-            self._cut_at, self._width = now, max(1.0, self._width * (1 - share / 5))
-            self._served = self._refused = 0
-        header = error.response.headers.get("retry-after", "")
-        try:
-            return float(header)
-        except ValueError:
-            return random.uniform(0.05, min(30.0, 0.5 * 2**tries))

@@ -1,6 +1,5 @@
 """Sampling, roles and section `llm` of params.yaml: who is asked, how, and where."""
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -9,6 +8,7 @@ from stages.core.cli import UserError
 from stages.core.params import Section, near
 
 EMBEDDED = "embedded"
+BATCH_DISCOUNT = 0.5  # of the online price, as OpenAI has it
 
 
 class Sampling(Section):
@@ -83,10 +83,10 @@ class Price(Section):
         found = self.prompt if self.cached is None else self.cached
         return ((prompt - cached) * self.prompt + cached * found + completion * self.completion) / 1e6
 
-    def times(self, factor: float) -> "Price":
-        """The price at a discount."""
-        cached = None if self.cached is None else self.cached * factor
-        return Price(prompt=self.prompt * factor, completion=self.completion * factor, cached=cached)
+    def batched(self) -> "Price":
+        """The price through a Batch API."""
+        cached = None if self.cached is None else self.cached * BATCH_DISCOUNT
+        return Price(prompt=self.prompt * BATCH_DISCOUNT, completion=self.completion * BATCH_DISCOUNT, cached=cached)
 
 
 class Limits(Section):
@@ -141,7 +141,7 @@ class Llm(Section):
     batch_roles: list[str] = []
     """Roles asked through the Batch API of their endpoint: verifier, judge."""
     batch_poll_s: float = Field(default=30.0, gt=0)
-    """Seconds between looks at a batch."""
+    """Seconds between two requests for the state of a batch."""
 
     def limits(self, name: str) -> Limits:
         """Endpoint `name`. Raises UserError where there is none."""
@@ -155,25 +155,23 @@ def unknown_endpoint(name: str, known: list[str]) -> str:
     return f"endpoint {name!r}: not among llm.endpoints{near(name, known)}"
 
 
-@dataclass(frozen=True)
-class Role:
+class Role(Speaker):
     """Who speaks and how: what of a call is the same for all calls of a role.
 
-    `model` is `embedded`, `<endpoint>:<model name there>`, or a name the stage binds to a folder.
+    `model` may also be a name that the stage binds to a folder.
     """
 
     name: str
-    model: str
-    temp: float
-    top_p: float
-    penalty: float  # frequency_penalty, of OpenAI's protocol
-    tokens: int
+    """Under which its calls are counted."""
     stop: tuple[str, ...] = ()
-    accept: tuple[str, ...] = ("ok",)  # outcomes taken as they are; others are drawn again
-    logprobs: int = 0  # alternatives told with each token of the reply; 0: not asked for
+    """Strings that end a reply."""
+    accept: tuple[str, ...] = ("ok",)
+    """Outcomes (llm/reply.py) that are used as they are; others are drawn again."""
+    logprobs: int = Field(default=0, ge=0)
+    """Alternatives whose log-probabilities come with each token of the reply; 0: none."""
 
 
-def role(settings: Speaker, name: str, **changes: Any) -> Role:
-    """The role `name` with these settings."""
-    sampled = {k: getattr(settings, k) for k in ("model", "temp", "top_p", "penalty", "tokens")}
-    return Role(name=name, **{**sampled, **changes})
+def role(settings: Sampling, name: str, **changes: Any) -> Role:
+    """The role `name`, sampled by `settings`; `changes` are fields of Role."""
+    sampled = {k: getattr(settings, k) for k in Speaker.model_fields if k in type(settings).model_fields}
+    return Role(**{**sampled, "name": name, **changes})

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from stages.core import prompts
-from stages.core.aio import windowed
+from stages.core.aio import bounded_gather
 from stages.core.files import Record, seed_of
 from stages.core.progress import Progress
 from stages.llm.client import Client
@@ -144,7 +144,7 @@ async def _round(pool: TextPool, p: FilterPersonas, client: Client, generator: R
     """One round of calls; returns how many of the texts were kept."""
     number, texts = len(pool.rounds), [t["text"] for t in pool.texts]
     asks = [partial(_ask, pool, p, client, generator, texts, (p.seed, pool.name, number, call)) for call in range(p.calls)]
-    replies = await windowed(asks, p.calls)
+    replies = await bounded_gather(asks, p.calls)
     composed = [compose(pool.name, items, pool.settings, pool.dropped) for reply in replies for items in reply]
     pool.rejected.update(reason for _, reason in composed if reason)
     fit = [text for text, reason in composed if not reason]
@@ -167,9 +167,9 @@ async def grow(pool: TextPool, p: FilterPersonas, client: Client, generator: Rol
         pool.offer([t["text"] for t in pool.imported], "imported", p.language, encode)
 
     def numbers() -> dict[str, float | None]:
-        return {**client.numbers(), "acceptance": pool.rounds[-1]["acceptance"] if pool.rounds else None}
+        return {**client.ledger.numbers(), "acceptance": pool.rounds[-1]["acceptance"] if pool.rounds else None}
 
-    with Progress(f"filter_personas: {pool.name}", pool.settings.target, numbers=numbers) as progress:
+    with Progress(f"filter_personas: {pool.name}", pool.settings.target, numbers) as progress:
         progress.step(min(len(pool.texts), pool.settings.target))
         while not (reason := pool.stop_reason(p)):
             progress.step(await _round(pool, p, client, generator, encode))

@@ -14,16 +14,15 @@ import json
 import math
 import os
 import shlex
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
 from stages.core import params, prompts
-from stages.core.aio import asking
+from stages.core.aio import run_async
 from stages.core.cli import parser, run
-from stages.core.files import Record, read_jsonl, read_text
-from stages.core.progress import Progress, span
+from stages.core.files import Record, read_jsonl, read_text, root
+from stages.core.progress import Progress
 from stages.core.prompts import Message
 from stages.dialogue import assistant, binding, grow
 from stages.dialogue.conversation import conversation
@@ -31,8 +30,11 @@ from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
-from stages.llm.batch import DISCOUNT
+from stages.llm.cache import Cache
 from stages.llm.client import Client
+from stages.llm.reply import Reply
+from stages.llm.request import Request
+from stages.llm.servers import Servers
 from stages.llm.settings import EMBEDDED, Llm, Role
 from stages.personas import persona, seeds
 from stages.personas.persona import Persona
@@ -61,105 +63,88 @@ class Need:
     seconds: float | None = 0.0
 
 
-@dataclass
-class Means:
-    """Mean completion tokens and seconds of the stored replies, by role and model, and if the last told probabilities."""
-
-    completion: dict[tuple[str, str], float] = field(default_factory=dict)
-    seconds: dict[tuple[str, str], float] = field(default_factory=dict)
-    tells: dict[tuple[str, str], bool] = field(default_factory=dict)
+Needs = dict[str, Need]  # by role
 
 
-class Planner(Client):
-    """A client that asks nobody. `missing`: raise Unknown instead of standing in for a reply."""
+class Replies:
+    """The replies that a stage will find: those of the cache, and those that a stage before it will have asked for."""
 
-    def __init__(
-        self,
-        stage: str,
-        settings: Llm,
-        folders: dict[str, Path | None],
-        resamples: int,
-        seen: set[str],
-        missing: bool = False,
-    ):
-        known = {name: folder or Path(os.devnull) for name, folder in folders.items()}
-        super().__init__(stage, settings, known, resamples)
-        self.needs: dict[str, Need] = {}
-        self._missing, self._seen = missing, seen
-        self.means = Means()
-        # a local model answers at such length and as fast before its training as after it; a server only as it did itself.
-        # Columns beside MAX are those of the latest reply.
-        for name, model, tokens, seconds, told, _ in self.cache.db.execute(
-            "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
-            "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
-            "FROM replies GROUP BY 1, 2"
-        ):
-            self.means.completion[name, model], self.means.seconds[name, model] = tokens, seconds
-            self.means.tells[name, model] = told is not None
+    def __init__(self, cache: Cache):
+        self.cache = cache
+        self.asked_for: set[str] = set()  # keys
+        # by role and model: mean completion tokens, mean seconds, whether the last one had log-probabilities. A local model
+        # answers at such length and as fast before its training as after it; a server only as it did itself. Columns beside
+        # MAX are those of the latest reply.
+        self.means: dict[tuple[str, str], tuple[float | None, float | None, bool]] = {
+            (role, model): (tokens, seconds, logprobs is not None)
+            for role, model, tokens, seconds, logprobs, _ in cache.db.execute(
+                "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
+                "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
+                "FROM replies GROUP BY 1, 2"
+            )
+        }
 
-    def model_identity(self, model: str) -> str:
-        """As of the client; None for a local model stands for one that a stage has yet to make."""
-        yet_to_make = self.folders.get(model) == Path(os.devnull)
-        if not yet_to_make:
-            return super().model_identity(model)
-        return model if model == EMBEDDED else f"{model} of {self.stage}"
 
-    async def _reply(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+class PlannedCalls:
+    """A backend that asks nobody: a reply that is not stored is counted and stood in for.
+
+    Args:
+        folders: local models by the name that a role calls them; None for one that a stage has yet to make.
+        missing: raise Unknown instead of standing in for a reply.
+    """
+
+    def __init__(self, stage: str, settings: Llm, folders: dict[str, Path | None], replies: Replies, missing: bool = False):
+        self.servers = Servers(settings, {name: folder or Path(os.devnull) for name, folder in folders.items()})
+        yet_to_make = [name for name, folder in folders.items() if folder is None]
+        self.servers.identities.update({n: n if n == EMBEDDED else f"{n} of {stage}" for n in yet_to_make})
+        self.needs: Needs = {}
+        self._replies, self._missing = replies, missing
+
+    async def reply(self, request: Request) -> tuple[Reply, bool]:
+        """The stored reply, else one of the length that such replies have."""
         await asyncio.sleep(0)  # nothing else here waits, and only what waits hears Ctrl-C
-        key, _ = self.request(role, messages, seed, schema)
-        need = self.needs.setdefault(role.name, Need())
-        stored = self.cache.get(key)
+        stored = self._replies.cache.get(request.key)
         if stored is None and self._missing:
             raise Unknown
-        if stored is not None or key in self._seen:
+        need = self.needs.setdefault(request.role.name, Need())
+        if stored is not None or request.key in self._replies.asked_for:
             need.stored += 1
         else:
-            chars = sum(len(m["content"]) for m in messages)
-            self._add(need, role, chars / 4 + 5 * len(messages))  # an English token, and a chat template's marks
-        self._seen.add(key)
-        # no two are alike, and each is as long as such replies are
-        words = int(self._length(role)) - len(STAND_IN.split())
-        stand_in: dict[str, Any] = {"text": f"{STAND_IN}{key[:12]}" + " word" * words, "finish": "stop"}
-        if self._tells(role):
-            stand_in["logprobs"] = [["1", [["1", 0.0]]]]
-        return stored or stand_in
+            self.add(request.role, request.messages)
+        self._replies.asked_for.add(request.key)
+        return (stored, True) if stored is not None else (self._stand_in(request), False)
 
-    def _tells(self, role: Role) -> bool:
-        """Whether the server tells the log-probabilities that `role` asks for: as its last reply to it did, else yes."""
-        if not role.logprobs:
-            return False
-        return self.means.tells.get((role.name, self._bucket(role)), True)
+    async def close(self, interrupted: bool) -> None:
+        """Nothing is open."""
 
-    def _bucket(self, role: Role) -> str:
-        """What the means of a role's model are kept under."""
-        return "local" if role.model in self.folders else role.model
+    def _means(self, role: Role) -> tuple[float, float | None, bool]:
+        """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
+        model = "local" if role.model in self.servers.folders else role.model
+        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (None, None, True))
+        return tokens or USED * role.tokens, seconds, logprobs
 
-    def _length(self, role: Role) -> float:
-        """Completion tokens that a reply is expected to have."""
-        return self.means.completion.get((role.name, self._bucket(role))) or USED * role.tokens
+    def _stand_in(self, request: Request) -> Reply:
+        """A reply as long as expected; no two are alike."""
+        tokens, _, logprobs = self._means(request.role)
+        words = int(tokens) - len(STAND_IN.split())
+        reply: Reply = {"text": f"{STAND_IN}{request.key[:12]}" + " word" * words, "finish": "stop"}
+        if request.role.logprobs and logprobs:
+            reply["logprobs"] = [["1", [["1", 0.0]]]]
+        return reply
 
-    def _add(self, need: Need, role: Role, prompt: float) -> None:
-        completion = self._length(role)
-        need.calls += 1
-        need.prompt += prompt
-        need.completion += completion
-        if role.model in self.folders:
-            usd: float | None = 0.0
-            width = self.settings.embedded.concurrency
-        else:
-            endpoint, served = role.model.split(":", 1)
-            limits = self.settings.limits(endpoint)
-            price, width = limits.prices.get(served), limits.concurrency
-            usd = price.usd(prompt, 0, completion) * (DISCOUNT if self.batched(role) else 1) if price else None
-        need.usd = None if usd is None or need.usd is None else need.usd + usd
-        seconds = self.means.seconds.get((role.name, self._bucket(role)))
-        need.seconds = None if seconds is None or need.seconds is None else need.seconds + seconds / width
-
-    def more(self, role: Role, calls: int, like: list[Message]) -> None:
-        """Count `calls` calls whose messages are not known yet but about as long as `like`."""
+    def add(self, role: Role, messages: list[Message], calls: int = 1) -> None:
+        """Count calls with such messages."""
+        # an English token has four letters, and a chat template adds marks
+        prompt = sum(len(m["content"]) for m in messages) / 4 + 5 * len(messages)
+        completion, seconds, _ = self._means(role)
+        price, width = self.servers.price(role), self.servers.limits(role.model).concurrency
+        usd = price.usd(prompt, 0, completion) if price else None
         need = self.needs.setdefault(role.name, Need())
-        for _ in range(calls):
-            self._add(need, role, sum(len(m["content"]) for m in like) / 4 + 5 * len(like))
+        need.calls += calls
+        need.prompt += calls * prompt
+        need.completion += calls * completion
+        need.usd = None if usd is None or need.usd is None else need.usd + calls * usd
+        need.seconds = None if seconds is None or need.seconds is None else need.seconds + calls * seconds / width
 
 
 @dataclass
@@ -219,7 +204,7 @@ class Pipeline:
         return [Persona(f"{profile} My number is {n}.", traits) for n, (profile, traits) in enumerate(pairs)]
 
     def seeds(self, pool: str) -> list[Record]:
-        """The seed texts of a pool."""
+        """The handwritten texts of a pool."""
         limits = params.load("seed_personas", seed_personas.Params).seed_personas
         return seeds.read(self.path("seed_personas", pool), limits)
 
@@ -234,7 +219,7 @@ class Walked(assistant.ModelUnderTest):
         return super().sees(past, message)
 
 
-async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+async def plan_personas(line: Pipeline, replies: Replies) -> Needs:
     """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
     from stages.text.encoder import Encoder
 
@@ -243,9 +228,11 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
     f, speaker = p.filter_personas, filter_personas.generator(p)
     metrics = line.path(name, "metrics")
     last = json.loads(read_text(metrics)) if metrics.exists() else {}
-    texts = line.prompts(name, "profile", "personality")
-    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, 0, seen, missing=True) as client:
-        for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
+    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies, missing=True)
+    async with Client(calls, 0) as client:
+        for pool, prompt in zip(
+            ("profiles", "personalities"), line.prompts(name, "profile", "personality").values(), strict=True
+        ):
             settings = getattr(f, pool)
             seeds = line.seeds(pool)
             kind = TextPool(pool, settings, prompt, seeds)
@@ -257,30 +244,24 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
                 share = ACCEPTANCE if measured is None else measured
                 left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
                 likely = min(math.ceil(left), f.max_rounds - len(kind.rounds))
-                client.more(
-                    speaker,
-                    likely * f.calls,
-                    chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call),
-                )
-    return client.needs
+                calls.add(speaker, chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call), likely * f.calls)
+    return calls.needs
 
 
-async def plan_roleplay(line: Pipeline, seen: set[str], progress: Progress) -> dict[str, Need]:
+async def plan_roleplay(line: Pipeline, replies: Replies, progress: Progress) -> Needs:
     """roleplay, walked through."""
     p = params.load("roleplay", roleplay.Params)
     texts = line.prompts("roleplay", "user", "inducer", "preferred", "rejected", "verifier")
     number = params.load("filter_personas", filter_personas.Params).filter_personas.train
-    folders = {EMBEDDED: line.made("roleplay", "base")}
-    async with Planner("roleplay", p.llm, folders, p.roleplay.resamples, seen) as client:
+    calls = PlannedCalls("roleplay", p.llm, {EMBEDDED: line.made("roleplay", "base")}, replies)
+    async with Client(calls, p.roleplay.resamples) as client:
         for person in line.personas("roleplay", number):
             await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)
             progress.step()
-    return client.needs
+    return calls.needs
 
 
-async def plan_converse(
-    line: Pipeline, name: str, seen: set[str], progress: Progress
-) -> tuple[dict[str, Need], list[Record]]:
+async def plan_converse(line: Pipeline, name: str, replies: Replies, progress: Progress) -> tuple[Needs, list[Record]]:
     """converse with one model, walked through, and what it gives the judge."""
     p = params.load("converse", converse.Params)
     texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
@@ -289,65 +270,74 @@ async def plan_converse(
     if arm["model"] == binding.LOCAL:
         folder = line.made(name, "weights")
     folders = {EMBEDDED: line.made(name, "base"), binding.UNDER_TEST: folder}
-    async with Planner(name, p.llm, folders, p.converse.resamples, seen) as client:
+    calls = PlannedCalls(name, p.llm, folders, replies)
+    async with Client(calls, p.converse.resamples) as client:
         tested = Walked(p.converse, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
-        people, c = line.personas(name, f.eval_profiles * f.eval_personalities), p.converse
-        user = User(client, p.user, texts["user"])
+        user, c = User(client, p.user, texts["user"]), p.converse
         talks = []
-        for person in people:
+        for person in line.personas(name, f.eval_profiles * f.eval_personalities):
             talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
             progress.step()
-        return client.needs, talks
+    return calls.needs, talks
 
 
-async def plan_calibrate(line: Pipeline, seen: set[str]) -> dict[str, Need]:
+async def plan_calibrate(line: Pipeline, replies: Replies) -> Needs:
     """calibrate, walked through."""
     name = "calibrate"
     p = params.load(name, calibrate.Params)
     prompt = line.prompts(name, "judge")["judge"]
-    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, p.judge.resamples, seen) as client:
+    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
+    async with Client(calls, p.judge.resamples) as client:
         for job in calibration.asked(client, p.judge, prompt, calibration.read(line.path(name, "items"))):
             await job()
-    return client.needs
+    return calls.needs
 
 
-async def plan_judge(line: Pipeline, name: str, cases: list[Record], seen: set[str]) -> dict[str, Need]:
+async def plan_judge(line: Pipeline, name: str, cases: list[Record], replies: Replies) -> Needs:
     """judge of one model, walked through."""
     p = params.load("judge", judge.Params)
     prompt = line.prompts(name, "judge")["judge"]
-    async with Planner(name, p.llm, {EMBEDDED: line.made(name, "base")}, p.judge.resamples, seen) as client:
+    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
+    async with Client(calls, p.judge.resamples) as client:
         for job in judgings(client, p.judge, prompt, cases):
             await job()
-    return client.needs
+    return calls.needs
 
 
-async def plan(line: Pipeline) -> dict[str, dict[str, Need]]:
-    """What each stage that asks models needs, by role. A stage that would not run needs nothing."""
-    needs: dict[str, dict[str, Need]] = {}
-    seen: set[str] = set()  # a reply that an earlier stage of the plan asks for is there when a later one needs it
+async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
+    """What each stage that asks models needs. A stage that would not run needs nothing."""
+    needs: dict[str, Needs] = {}
     if line.stale("filter_personas"):
-        needs["filter_personas"] = await plan_personas(line, seen)
+        needs["filter_personas"] = await plan_personas(line, replies)
     f = params.load("filter_personas", filter_personas.Params).filter_personas
     arms = [name for name in line.named("converse") if line.stale(name)]
     number = f.train * line.stale("roleplay") + f.eval_profiles * f.eval_personalities * len(arms)
     talks: dict[str, list[Record]] = {}
     with Progress("plan: conversations", number) as progress:
         if line.stale("roleplay"):
-            needs["roleplay"] = await plan_roleplay(line, seen, progress)
+            needs["roleplay"] = await plan_roleplay(line, replies, progress)
         if line.stale("calibrate"):
-            needs["calibrate"] = await plan_calibrate(line, seen)
+            needs["calibrate"] = await plan_calibrate(line, replies)
         for name in arms:
-            needs[name], talks[name] = await plan_converse(line, name, seen, progress)
+            needs[name], talks[name] = await plan_converse(line, name, replies, progress)
     for name in line.named("judge"):
         if line.stale(name):
             talk = name.replace("judge", "converse")
             cases = talks[talk] if talk in talks else read_jsonl(line.path(name, "conversations"))
-            needs[name] = await plan_judge(line, name, cases, seen)
+            needs[name] = await plan_judge(line, name, cases, replies)
     return needs
 
 
-def table(needs: dict[str, dict[str, Need]]) -> str:
+def planned(line: Pipeline) -> dict[str, Needs]:
+    """The plan of the current params; nothing is asked, nothing is stored."""
+    with Cache(root()) as cache:
+        return run_async(plan(line, Replies(cache)))
+
+
+def table(needs: dict[str, Needs]) -> str:
     """The plan as text."""
+    from tqdm import tqdm
+
     head = ["stage", "role", "stored", "to ask", "prompt tokens", "completion tokens", "USD", "time"]
     rows = [head]
     every = [need for roles in needs.values() for need in roles.values()]
@@ -357,7 +347,7 @@ def table(needs: dict[str, dict[str, Need]]) -> str:
             [
                 stage, name, str(need.stored), str(need.calls), f"{need.prompt:.0f}", f"{need.completion:.0f}",
                 "unknown" if need.usd is None else f"{need.usd:.2f}",
-                "unknown" if need.seconds is None else span(need.seconds),
+                "unknown" if need.seconds is None else tqdm.format_interval(need.seconds),
             ]
         )  # fmt: skip
     widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
@@ -387,8 +377,7 @@ def main() -> None:
 def show() -> None:
     """Print the plan of the current params."""
     line = Pipeline()
-    needs = asking(plan(line))
-    print(table(needs))
+    print(table(planned(line)))
     trained = [name for name in ("sft", "dpo") if line.stale(name)]
     print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
     print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")

@@ -46,10 +46,9 @@ class Curves(DVCLiveCallback):  # type: ignore[misc, unused-ignore]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the points of a checkpoint again."""
-        self.progress = Progress(f"{self.stage}: steps", state.max_steps)
+        self.progress = Progress(f"{self.stage}: steps", state.max_steps, initial=state.global_step)
         for entry in state.log_history:
             self.log(entry["step"], entry)
-        self.progress.done = state.global_step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Show the progress."""

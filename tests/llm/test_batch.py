@@ -4,23 +4,20 @@ import asyncio
 import json
 import re
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import calls
 import pytest
+from calls import PRICE
 from conftest import Project, completion, reply_to, respond
 
-from stages.core.aio import asking
 from stages.core.cli import UserError
 from stages.llm import batch
 from stages.llm.cache import Cache
-from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
-from stages.llm.settings import Embedded, Limits, Llm, Price, Role
 
-JUDGE = Role("judge", "scripted:tiny", 0.5, 1.0, 0.0, 20)
-USER = replace(JUDGE, name="user")
-PRICE = Price(prompt=1000.0, completion=2000.0)
+USER = calls.ROLE
+JUDGE = calls.changed(USER, name="judge")
 
 
 class BatchServer:
@@ -107,29 +104,15 @@ class BatchServer:
 
 
 @pytest.fixture
-def batches(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+def batches():
     server = BatchServer()
     yield server
     server.http.shutdown()
     server.http.server_close()
 
 
-def run(server, work, **more):
-    async def inside():
-        limits = Limits(base_url=server.url, deadline_s=20.0, prices={"tiny": PRICE})
-        settings = Llm(
-            conversations_in_flight=4,
-            embedded=Embedded(),
-            endpoints={"scripted": limits},
-            batch_roles=["judge"],
-            batch_poll_s=0.05,
-            **more,
-        )
-        async with Client("test", settings, {}) as client:
-            return await work(client)
-
-    return asking(inside())
+def run(server, work, **llm):
+    return calls.run(server, work, llm={"batch_roles": ["judge"], "batch_poll_s": 0.05, **llm}, prices={"tiny": PRICE})
 
 
 def asks(*texts, role=JUDGE):
@@ -147,7 +130,7 @@ def test_independent_calls_go_in_one_batch_at_half_the_price(batches):
     async def work(client):
         await asks("first", role=USER)(client)
         mixed = await asyncio.gather(asks("a", "b", "c")(client), asks("online", role=USER)(client))
-        return mixed[0][0], client.metrics(), client.budget.paid
+        return mixed[0][0], client.ledger.metrics(), client.backend.budget.paid
 
     values, metrics, paid = run(batches, work)
     assert values == ["about a", "about b", "about c"]
@@ -234,6 +217,7 @@ def test_a_batch_that_fails_stops_the_run_with_its_reason(batches):
     assert isinstance(values[0], UserError) and "batch-0 failed: the file is too large" in str(values[0])
 
 
+@pytest.mark.slow
 def test_verdicts_and_scores_from_a_batch_are_those_asked_for_online(batches, tmp_path, monkeypatch):
     found = {}
     for name, roles in (("online", []), ("batch", ["verifier", "judge"])):
@@ -265,3 +249,12 @@ def test_verdicts_and_scores_from_a_batch_are_those_asked_for_online(batches, tm
 def test_a_server_without_a_batch_api_is_named(batches):
     batches.unknown = "/files"
     assert "endpoint scripted: batch: no such path" in str(run(batches, asks("a"))[0][0])
+
+
+def test_another_model_behind_a_batch_is_not_paid_for_again(batches, monkeypatch):
+    honest = completion
+    monkeypatch.setitem(globals(), "completion", lambda text, body: {**honest(text, body), "model": "cheaper"})
+    refused = run(batches, asks("a", "b"))[0]
+    assert all("serves cheaper, not tiny" in str(error) for error in refused)
+    again = run(batches, asks("a", "b"), budget_calls=0)[0]
+    assert all("serves cheaper, not tiny" in str(error) for error in again) and len(batches.batches) == 1

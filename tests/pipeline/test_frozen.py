@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import Project, Server
 
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import Embedded, Llm, Role
 
@@ -25,20 +26,25 @@ OUTPUTS = (
 )  # fmt: skip
 
 
+def role(name, model, temp, top_p, penalty, tokens, **more):
+    return Role(name=name, model=model, temp=temp, top_p=top_p, penalty=penalty, tokens=tokens, **more)
+
+
 def test_keys_of_calls(tmp_path, monkeypatch):
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     folder = tmp_path / "weights"
     folder.mkdir()
     (folder / "model.gguf").write_text("weights")
-    client = Client("frozen", Llm(conversations_in_flight=1, embedded=Embedded(), endpoints={}), {"embedded": folder})
+    settings = Llm(conversations_in_flight=1, embedded=Embedded(), endpoints={})
+    client = Client(PaidCalls("frozen", settings, {"embedded": folder}))
     calls = {
-        "embedded": (Role("user", "embedded", 0.5, 0.9, 0.0, 60, ("\n",)), None),
-        "endpoint": (Role("inducer", "openai:gpt-4o-mini", 0.0, 1.0, 0.25, 48), None),
-        "schema": (Role("inducer", "openai:gpt-4o-mini", 0.7, 1.0, 0.0, 48), SCHEMA),
-        "logprobs": (Role("judge", "embedded", 0.0, 1.0, 0.0, 4, ("\n",), logprobs=20), None),
+        "embedded": (role("user", "embedded", 0.5, 0.9, 0.0, 60, stop=("\n",)), None),
+        "endpoint": (role("inducer", "openai:gpt-4o-mini", 0.0, 1.0, 0.25, 48), None),
+        "schema": (role("inducer", "openai:gpt-4o-mini", 0.7, 1.0, 0.0, 48), SCHEMA),
+        "logprobs": (role("judge", "embedded", 0.0, 1.0, 0.0, 4, stop=("\n",), logprobs=20), None),
     }
-    assert {name: client.request(role, CHAT, 7, schema)[0] for name, (role, schema) in calls.items()} == FROZEN["keys"]
-    client.cache.close()
+    assert {name: client.request(role, CHAT, 7, schema).key for name, (role, schema) in calls.items()} == FROZEN["keys"]
+    client.backend.cache.close()
 
 
 @pytest.fixture(scope="module")

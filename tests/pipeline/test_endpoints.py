@@ -1,0 +1,130 @@
+"""Roles on several servers at once, as docs/endpoints.md says, and a model that is not the one asked for."""
+
+import json
+import re
+import shlex
+import subprocess
+from collections import Counter
+
+from conftest import Server, complains, completion
+from omegaconf import OmegaConf
+from pages import blocks, commands
+
+PEOPLE = [
+    {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
+    {"profile": "I sell old maps. I walk to work. My cat is blind.", "personality": "I am vain, dry, and fair."},
+]
+ENDPOINTS = OmegaConf.to_container(OmegaConf.create(blocks("endpoints", "yaml")[0]))["endpoints"]
+WORDS = {  # how the scripted roles are known: the beginning of their system prompt
+    "You are a person who writes": "user",
+    "You write down": "inducer",
+    "Two replies": "verifier",
+}
+
+
+def settings_of_the_page() -> dict[str, str]:
+    """Role -> endpoint:model, from the page's `dvc exp run`."""
+    _, _, line = commands("endpoints", "Roles on different")
+    assert line.startswith("dvc exp run")
+    return dict(word.split("=") for word in shlex.split(line) if "=" in word)
+
+
+def test_no_command_of_the_page_is_left_out():
+    run = ("Roles on different", "Starting the servers")
+    assert commands("endpoints") == [line for heading in run for line in commands("endpoints", heading)]
+
+
+def test_the_page_checks_and_plans_before_it_asks(planned):
+    planned.set(llm__endpoints=ENDPOINTS, **{k.replace(".", "__"): v for k, v in settings_of_the_page().items()})
+    first, second, _ = (shlex.split(c) for c in commands("endpoints", "Roles on different"))
+    assert first[:2] == second[:2] == ["python", "-m"]
+    planned._run(first[2:], check=True)
+    table = planned._run(second[2:], check=True).stdout
+    assert re.search(r"roleplay +verifier +0 +24 .* unknown", table)  # a server of one's own has no price
+    assert re.search(r"judge@dpo +judge +0 +12 .* 0\.00 ", table)
+
+
+def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
+    servers = {}
+    for name, limits in ENDPOINTS.items():
+        monkeypatch.setenv(limits["key_env"], f"key-of-{name}")
+        servers[name] = Server()
+        limits = {**limits, "base_url": servers[name].url, "requests_per_minute": 0}
+        OmegaConf.update(project.params, f"llm.endpoints.{name}", limits)
+    for key, value in settings_of_the_page().items():
+        OmegaConf.update(project.params, key, value)
+        endpoint, model = value.split(":")
+        servers[endpoint].models = [*(servers[endpoint].models or []), model]
+    project.set(roleplay__turns=2)
+    project._run(["stages.core.params"], check=True)
+    folder = project.folder / "data/personas"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PEOPLE))
+    project.run("roleplay")
+
+    asked = Counter()
+    for name, server in servers.items():
+        for body in server.requests:
+            system = body["messages"][0]["content"]
+            role = next((role for words, role in WORDS.items() if system.startswith(words)), "preferred or rejected")
+            asked[role, f"{name}:{body['model']}"] += 1
+    bound = {key.removeprefix("roles.").removesuffix("_model"): value for key, value in settings_of_the_page().items()}
+    turns = len(PEOPLE) * 2
+    assert bound["preferred"] == bound["rejected"] and len(set(bound.values())) == 4
+    assert asked == {
+        ("user", bound["user"]): turns,
+        ("inducer", bound["inducer"]): turns,
+        ("preferred or rejected", bound["preferred"]): 2 * turns,
+        ("verifier", bound["verifier"]): 2 * turns,
+    }
+    assert all(servers[n].keys == {f"Bearer key-of-{n}"} for n in servers if n != "openai")
+    calls = json.loads((project.folder / "results/roleplay.json").read_text())["calls"]
+    assert {role: calls[role]["served"] for role in ("user", "inducer", "verifier")} == {
+        role: bound[role].split(":")[1] for role in ("user", "inducer", "verifier")
+    }
+    for server in servers.values():
+        server.stop()
+
+
+def test_start_lines_agree_with_the_endpoints_and_the_roles():
+    """Their dry form: the shell reads them, and each serves the name, at the port and with the key that the stages use."""
+    first, *others = commands("endpoints", "Starting the servers")
+    starts = [c for c in others if re.match(r"vllm serve|python -m sglang|llama-server", c)]
+    served = {}
+    for line in (first, *others):
+        assert subprocess.run(["bash", "-n", "-c", line]).returncode == 0
+    assert first.startswith("ssh -N -L 8000:127.0.0.1:8000 ")
+    head, node = (c for c in others if c not in starts)
+    assert re.fullmatch(r"VLLM_HOST_IP=(\S+) ray start --head --node-ip-address \1 --port 6379", head)
+    assert re.fullmatch(r"VLLM_HOST_IP=(\S+) ray start --address 10.0.0.1:6379 --node-ip-address \1", node)
+    for line in starts:
+        words = shlex.split(line)
+        option = {w: v for w, v in zip(words, [*words[1:], ""], strict=True) if w.startswith("--")}
+        assert option["--host"] == "127.0.0.1"
+        kind = {"vllm": "vllm", "python": "sglang", "llama-server": "llamacpp"}[words[0]]
+        assert ENDPOINTS[kind]["base_url"] == f"http://127.0.0.1:{option['--port']}/v1"
+        assert kind == "llamacpp" or option["--load-format"] == "safetensors"
+        assert kind != "sglang" or option["--api-key"] == f"${ENDPOINTS[kind]['key_env']}"
+        assert "--trust-remote-code" not in words
+        served.setdefault(kind, []).append(option.get("--served-model-name") or option["--alias"])
+        if kind == "llamacpp":
+            assert int(option["--parallel"]) == ENDPOINTS[kind]["concurrency"]
+    assert len(starts) == 8
+    for value in settings_of_the_page().values():
+        endpoint, model = value.split(":")
+        assert endpoint == "openai" or model == served[endpoint][0]
+
+
+def answers_as(name):
+    """A server whose replies say that they are from model `name`."""
+    return lambda body: (200, {**completion("hello", body), "model": name})
+
+
+def test_a_stage_stops_before_it_has_asked_much(project, server):
+    server.reply = answers_as("cheaper")
+    folder = project.folder / "data/personas"
+    folder.mkdir(parents=True)
+    (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PEOPLE * 10))
+    complains(project.run("roleplay", check=False), "serves cheaper, not tiny")
+    assert len(server.requests) <= 4  # conversations_in_flight, of one call each
+    assert not (project.folder / "data/trees.jsonl").exists()

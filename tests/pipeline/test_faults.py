@@ -1,0 +1,138 @@
+"""Servers that misbehave, disks that fill up and processes that are killed: nothing is lost, little is paid for twice."""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from functools import partial
+
+import pytest
+from conftest import ROOT, Done, Project, Server, complains, completion, reply_to
+
+# --- whole runs of role-play, each in a process of its own -------------------------------------------------------------
+
+PEOPLE, TURNS, TOGETHER = 8, 3, 2
+CALLS = PEOPLE * TURNS * 6  # user, inducer, two replies, two verdicts
+# one conversation waits for two replies and, of each turn before, for one verdict
+IN_FLIGHT = TOGETHER * (TURNS + 1)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+
+
+def prepare(project):
+    """A small role-play run."""
+    project.set(roleplay__turns=TURNS, llm__conversations_in_flight=TOGETHER)
+    folder = project.folder / "data/personas"
+    folder.mkdir(parents=True)
+    people = [
+        {"profile": f"I own {n} boats. I live at sea.", "personality": "I am shy, loud, and kind."} for n in range(PEOPLE)
+    ]
+    (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in people))
+
+
+def start(project, **more):
+    command = [sys.executable, "-m", *project.command("roleplay")]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=project.folder, env=env, stderr=subprocess.PIPE, text=True, **more)
+
+
+def finish(process):
+    errors = process.communicate()[1]
+    return Done(process.returncode, "", errors)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Bytes of the trees that the run grows when nothing goes wrong."""
+    server = Server()
+    project = Project(tmp_path_factory.mktemp("undisturbed"), server.url)
+    prepare(project)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVC_ROOT", str(project.folder))
+        project.run("roleplay")
+    server.stop()
+    assert len(server.requests) == CALLS
+    return (project.folder / "data/trees.jsonl").read_bytes()
+
+
+def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_flight(undisturbed, project, server):
+    draw = random.Random(20)
+    moments = sorted(draw.sample(range(1, CALLS), 20))  # kill number k: once so many different requests came in
+    delays = [draw.choice((0, 0, 0.002, 0.01)) for _ in moments]  # ... or shortly after, while replies are stored
+    lock = threading.Lock()
+    processes, killed = [], []
+    arrived: dict[str, list[int]] = {}  # request -> numbers of the processes that made it
+    made: dict[str, str] = {}  # reply -> request
+    used, repeated_after_use = set(), []
+
+    def answer(body, handler):
+        number = int(handler.path.split("/")[1])  # of the process, by the URL it was given
+        request, text = json.dumps(body, sort_keys=True), reply_to(body)
+        said = " ".join(m["content"] for m in body["messages"])
+        with lock:
+            if request in used:
+                repeated_after_use.append(text)
+            arrived.setdefault(request, []).append(number)
+            # a request that quotes a reply proves that the reply was had, so it must have been on disk
+            used.update(r for t, r in made.items() if t in said)
+            if len(text) > 1:  # verdicts are the same for everybody
+                made.setdefault(text, request)
+            kill = number == len(killed) < len(moments) and len(arrived) >= moments[number]
+            if kill:
+                killed.append(number)
+            latency = draw.uniform(0, 0.02)
+        if kill:
+            time.sleep(delays[number])
+            processes[number].kill()
+        time.sleep(latency)
+        raw(200, json.dumps(completion(text, body)).encode())(handler)
+
+    server.reply = lambda body: partial(answer, body)
+    prepare(project)
+    while True:
+        project.set(llm__endpoints__scripted__base_url=server.url.replace("v1", str(len(processes))))
+        with lock:
+            processes.append(start(project))
+        done = finish(processes[-1])
+        if done.returncode == 0:
+            break
+        assert done.returncode == -9, done.stderr
+    assert len(processes) == 21
+    assert (project.folder / "data/trees.jsonl").read_bytes() == undisturbed
+    assert len(arrived) == CALLS
+    assert not repeated_after_use
+    assert all(len(numbers) == len(set(numbers)) for numbers in arrived.values())
+    lost = Counter(number for numbers in arrived.values() for number in sorted(numbers)[:-1])
+    assert max(lost.values()) <= IN_FLIGHT
+
+
+def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, project, server):
+    prepare(project)
+    full = 300_000  # bytes that any file may have
+    process = start(project, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (full, full)))
+    complains(finish(process), "replies.sqlite", "could not be stored", "free disk space")
+    before = len(server.requests)
+    assert 10 < before < CALLS
+    project.run("roleplay")
+    assert (project.folder / "data/trees.jsonl").read_bytes() == undisturbed
+    assert len(server.requests) <= CALLS + IN_FLIGHT
+
+
+def test_a_key_that_expires_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, project, server):
+    prepare(project)
+    server.reply = lambda b: reply_to(b) if len(server.requests) < 60 else (401, {"error": {"message": "key expired"}})
+    complains(finish(start(project)), "401", "key expired")
+    refused = len(server.requests) - 59
+    assert refused <= IN_FLIGHT
+    server.reply = reply_to
+    project.run("roleplay")
+    assert (project.folder / "data/trees.jsonl").read_bytes() == undisturbed
+    assert len(server.requests) <= CALLS + refused + IN_FLIGHT
