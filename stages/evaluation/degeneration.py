@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stages.core.files import Record
 from stages.text.diversity import distinct
-from stages.text.ngrams import repetition, taken, words
+from stages.text.ngrams import containment, repetition, words
 
 if TYPE_CHECKING:
     from stages.core.statistics import Array
@@ -35,10 +35,10 @@ def by_reply(conversations: Mapping[str, Record], ids: Sequence[str], turns: int
             at, said = (row, t["turn"] - 1), words(t["reply"])
             found["words"][at] = len(said)
             found["repetition"][at] = repetition(t["reply"])
-            found["echo"][at] = taken(t["reply"], [t["user"]])
+            found["echo"][at] = containment(t["reply"], [t["user"]])
             if earlier:
                 found["repeats_earlier"][at] = said in had
-                found["loops"][at] = taken(t["reply"], earlier)
+                found["loops"][at] = containment(t["reply"], earlier)
             earlier.append(t["reply"])
             had.append(said)
     return found

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from stages.core.files import Record
 from stages.text.encoder import nearest_rank, so_far
-from stages.text.ngrams import content, without
+from stages.text.ngrams import content, novel
 
 if TYPE_CHECKING:
     from stages.core.statistics import Array
@@ -53,7 +53,7 @@ def reciprocal_ranks(
     pool = encode(list(personas.values()))
     said = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
     if look == "new":
-        said = {case: [without(text, texts[:k]) for k, text in enumerate(texts)] for case, texts in said.items()}
+        said = {case: [novel(text, texts[:k]) for k, text in enumerate(texts)] for case, texts in said.items()}
     encode([text for texts in said.values() for text in texts])  # in one go; below it is looked up
     found = np.full((len(ids), turns), np.nan)
     queries, where = [], []

@@ -10,7 +10,6 @@ from conftest import complains
 
 from stages.evaluation.recognition import chance, recalls, reciprocal_ranks
 from stages.evaluation.table import WIDTH, table
-from stages.text import ngrams
 from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
 from stages.tools import recompute
@@ -185,19 +184,6 @@ def test_memory_is_told_from_loops_and_from_echo(project):
     over = found["models"]["recall"]["recognition"]["over_no_memory"]
     assert over["new"] == gain["recall"]["new"]  # here the no-memory form says what base says
     assert "recall - no memory" in table(found)
-
-
-@pytest.mark.parametrize(
-    "text, sources, share, left",
-    [
-        ("I like red apples and pears.", [], 0.0, "I like red apples and pears."),
-        ("I like red apples and pears.", ["You like red apples!"], 1 / 4, "i and pears"),
-        ("I like red apples.", ["I like red apples.", "No."], 1.0, ""),
-        ("Red apples", ["Red apples"], 0.0, "Red apples"),  # too short to be said to be taken from anywhere
-    ],
-)
-def test_words_that_were_said_before(text, sources, share, left):
-    assert ngrams.taken(text, sources) == share and ngrams.without(text, sources) == left
 
 
 def test_the_gain_is_measured_on_replies_that_both_have(project):
