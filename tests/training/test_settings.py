@@ -19,7 +19,8 @@ def faults(section, **changes):
      ("dpo", "weight_decy", "unknown (did you mean weight_decay?)"),
      ("dpo", "assistant_only_loss", "the stage sees to it itself"),
      ("train", "lora_rank", "unknown (did you mean lora_r?)"),
-     ("train", "bta", "unknown"), ("train", "beta", "unknown"), ("train", "seed", "unknown"), ("sft", "output_dir", "the stage sees to it itself"),
+     ("train", "bta", "unknown"), ("train", "beta", "unknown"), ("train", "seed", "unknown"),
+     ("sft", "output_dir", "the stage sees to it itself"),
      ("sft", "max_length", "the stage sees to it itself"), ("train", "load_in_4bit", "unknown")],
 )  # fmt: skip
 def test_a_key_that_trl_has_not_or_that_is_the_stages_own(section, key, text):
