@@ -16,7 +16,7 @@ from stages.core.aio import asking, windowed
 from stages.core.cli import parser, run
 from stages.core.files import Record, write_json
 from stages.core.progress import Progress
-from stages.judging.calibration import asked, assessment, read, reversed_examples
+from stages.judging.calibration import asked, read, reversed_examples
 from stages.judging.judge import judges
 from stages.judging.settings import Bound, Calibrate, Judge, Makers
 from stages.llm.client import Client
@@ -56,6 +56,8 @@ async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], di
 def main() -> None:
     a = parser(__doc__, ["items", "base", "judge-prompt"], ["calibration"]).parse_args()
     p = params.load("calibrate", Params)
+    from stages.judging.assessment import assessment  # imports numpy, and --help is to answer at once
+
     items = read(a.items)
     rows, about = asking(work(p, a, items))
     found = {}

@@ -1,7 +1,7 @@
 """Eval: alignment by turn for every model, with intervals, what each gained over base, and judge-free measures.
 
-Asks nothing. Reads the judgements and, for the judge-free measures (recognition, degeneration), the conversations; writes the
-result, every case's scores and the plots by turn, and prints the table. The models are the arms of params.yaml.
+Asks nothing. Reads the judgements and, for the judge-free measures (recognition, degeneration), the conversations; writes
+the result, every case's scores and the plots by turn, and prints the table. The models are the arms of params.yaml.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 Somebody else's scores in the same table: python -m stages.tools.recompute --help
@@ -16,16 +16,11 @@ from typing import Any
 from stages.core import params
 from stages.core.cli import UserError, parser, run
 from stages.core.files import read_text, write_json, write_jsonl
-from stages.evaluation import judge_free
-from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements
-from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
-from stages.evaluation.scores import Scale
 from stages.evaluation.settings import Eval
 from stages.evaluation.table import table
 from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
 
-SCALE = Scale(1, 5)  # prompts/judge.txt asks for it
 VERSIONS = ("numpy", "sentence-transformers", "torch", "transformers", "trl", "xllamacpp")
 
 
@@ -60,12 +55,19 @@ def main() -> None:
     inputs = ["judgements", "conversations", "calibration", "prompts"]
     a = parser(__doc__, inputs, ["result", "cases", "curve", "recognition"]).parse_args()
     p = params.load("eval", Params)
-    scores = read_judgements(files(a.judgements, p.arms), SCALE)
+    # here and not above, as they import numpy, and --help is to answer at once
+    from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements
+    from stages.evaluation.judge_free import measured
+    from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
+    from stages.evaluation.scores import Scale
+
+    scale = Scale(1, 5)  # prompts/judge.txt asks for it
+    scores = read_judgements(files(a.judgements, p.arms), scale)
     conversations = read_conversations(files(a.conversations, p.arms), scores)
-    measured = judge_free.measured(conversations, scores.ids, scores.turns, Encoder(p.encoder))
-    result = evaluation(scores, p.eval, SCALE, read_calibration(a.calibration), measured)
+    words = measured(conversations, scores.ids, scores.turns, Encoder(p.encoder))
+    result = evaluation(scores, p.eval, scale, read_calibration(a.calibration), words)
     result["protocol"] |= made_with(a.prompts)
-    ranks = {model: replies.ranks["reply"] for model, replies in measured.models.items()}
+    ranks = {model: replies.ranks["reply"] for model, replies in words.models.items()}
     write_json(a.result, result)
     write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], ranks))
     write_json(a.curve, al_rows(result))

@@ -1,0 +1,33 @@
+"""Scores made for the tests of the evaluation: what each model gets, by case, turn and persona."""
+
+from collections.abc import Callable, Iterable
+
+from stages.evaluation.scores import Judgement, Scores
+
+PEOPLE = [
+    "I mend fishing nets in Ghana.", "I drive a tram in Lodz.", "I herd goats in Mongolia.", "I carve puppets in Java.",
+    "I farm wheat in Canada.", "I deliver meals in Lima.",
+]  # fmt: skip
+ABSENT = -1.0  # no row at all
+
+
+def made(
+    models: dict[str, Callable[[int, int, str], float | None]],
+    turns: int = 4,
+    judges: Iterable[str] = ("judge",),
+    personas: Iterable[str] = ("right",),
+    profiles: Iterable[str] = PEOPLE,
+) -> Scores:
+    """Six cases; `models[name](case, turn, persona)` is a score, None for none, ABSENT for a turn without a row."""
+    scores = Scores()
+    for model, score in models.items():
+        for case, profile in enumerate(profiles):
+            for turn in range(1, turns + 1):
+                for judge in judges:
+                    for persona in personas:
+                        value = score(case, turn, persona)
+                        if value != ABSENT:
+                            row = Judgement(model, judge, persona, f"c{case}", turn, value, profile, None)
+                            scores.add(row, f"{model} {case} {turn} {judge} {persona}")
+    scores.finish("test")
+    return scores
