@@ -1,6 +1,10 @@
-"""Scores made for the tests of the evaluation: what each model gets, by case, turn and persona."""
+"""Scores made for the tests of the evaluation, by case, turn and persona, and an encoder that needs no model."""
 
+import re
+import zlib
 from collections.abc import Callable, Iterable
+
+import numpy as np
 
 from stages.evaluation.scores import Judgement, Scores
 
@@ -31,3 +35,18 @@ def made(
                             scores.add(row, f"{model} {case} {turn} {judge} {persona}")
     scores.finish("test")
     return scores
+
+
+class BagOfWords:
+    """An encoder without a model: unit vectors of word counts, so that common words make the cosine, and chance the rest."""
+
+    def __init__(self, params: object = None):
+        self.params = params
+
+    def __call__(self, texts: list[str]) -> np.ndarray:
+        rows = np.zeros((len(texts), 512), dtype=np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row += 0.01 * np.random.default_rng(zlib.crc32(text.encode())).standard_normal(512)
+            for word in re.findall(r"\w+", text.lower()):
+                row[zlib.crc32(word.encode()) % 512] += 1
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)

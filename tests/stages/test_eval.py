@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from conftest import complains
-from scoring import PEOPLE
+from conftest import Project, complains
+from scoring import PEOPLE, BagOfWords
 
 from stages.evaluation.table import WIDTH, table
 
@@ -62,18 +62,24 @@ def result(project):
     return json.loads((project.folder / "results/eval.json").read_text())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def light():
+    """An encoder without a model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.eval.Encoder", BagOfWords)
+        yield
+
+
 @pytest.fixture(scope="module")
 def four(tmp_path_factory):
     """(project, what eval printed, its result) of four models whose scores and replies differ in known ways."""
-    from conftest import Project
-
     project = Project(tmp_path_factory.mktemp("eval"), "http://127.0.0.1:1/v1")
     with_arms(project, *MODELS)
     for name, rise in (("base", 0.25), ("sft", 0.5), ("dpo", 0.75), ("oracle", 0)):
         judgements(project, name, lambda c, k, r=rise: min(5, 1 + r * k + c % 2), [(0, 2)] if name == "sft" else ())
     replies = {
         "base": lambda person, k: "You are right, that is a wonderful question.",  # flattery that fits anybody
-        "sft": lambda person, k: person if k == 4 else "Take a walk.",  # adapts in the end
+        "sft": lambda person, k: person if k == 4 else "Rest well.",  # adapts in the end
         "dpo": lambda person, k: f"{person} And {k}?",  # says the user's words again
         "oracle": lambda person, k: PEOPLE[(PEOPLE.index(person) + 1) % 6],  # adapts to somebody else
     }
