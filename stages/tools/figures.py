@@ -104,7 +104,7 @@ def _draw(axis: Axes, line: Line) -> None:
 
 def strips(rows: Sequence[Strip], label: str) -> str:
     """Rows of dots over one axis with a rule at 0; the mean is a bar, its interval a thick line. `label`: of the axis."""
-    span = 1.05 * max(0.1, *(abs(v) for r in rows for v in (*r.dots, r.mean, *r.ci) if v is not None))
+    span = 1.05 * max([0.1, *(abs(v) for r in rows for v in (*r.dots, r.mean, *r.ci) if v is not None)])
     with rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(WIDTH * 0.8, 0.34 * len(rows) + 0.7), layout="constrained")
         axis = figure.subplots()
