@@ -14,40 +14,40 @@ $(VENV)/.done: requirements.lock
 	touch $@
 
 repro: setup
-	python -m stages.common.params
+	python -m stages.tools.check
 	dvc repro
-	python -m stages.common.table results/eval.json
+	python -m stages.evaluation.table results/eval.json
 	@git diff --quiet -- dvc.lock || printf '\n%s\n' "dvc.lock and results/ are your run's now: git commit --all --message 'My run' keeps it to come back to and with."
 	@echo "make report writes it up, make browse shows its trees; data/failed/ holds what a model would not answer."
 
 plan: setup
-	python -m stages.common.plan $(if $(PRESET),--preset $(PRESET)) $(foreach change,$(S),-S '$(change)')
+	python -m stages.tools.plan $(if $(PRESET),--preset $(PRESET)) $(foreach change,$(S),-S '$(change)')
 
 smoke: setup
-	dvc exp run --name smoke $$(python -m stages.common.preset smoke)
+	dvc exp run --name smoke $$(python -m stages.tools.preset smoke)
 
 # in a folder of its own, so that the workspace stays; killed and started again, it goes on with what it has
 study: setup
 	dvc exp remove --quiet study 2>/dev/null || true
-	dvc exp run --temp --name study $$(python -m stages.common.preset study)
+	dvc exp run --temp --name study $$(python -m stages.tools.preset study)
 	made=$$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'); \
 	  for stage in eval sft dpo; do git show $$made:results/$$stage.json > .cache/study_$$stage.json || exit 1; done
 	mv .cache/study_eval.json docs/study.json
 	mv .cache/study_sft.json .cache/study_dpo.json docs
-	python -m stages.common.table docs/study.json
+	python -m stages.evaluation.table docs/study.json
 
 rehearsal: setup
 	python -m benchmarks.rehearsal
 
 browse: setup
-	python -m stages.common.browse --out results/browse.html
+	python -m stages.tools.browse --out results/browse.html
 
 chat: setup
-	python -m stages.common.chat --system-prompt prompts/assistant.txt models/dpo models/base
+	python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dpo models/base
 
 report: setup
-	python -m stages.common.report --results results --lock dvc.lock --params params.yaml \
-	  --html results/report.html --markdown results/report.md
+	python -m stages.tools.report --results results --lock dvc.lock --params params.yaml \
+	  --html results/report.html --markdown results/report.md $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
 test: setup
@@ -62,6 +62,6 @@ audit: setup
 	python .ci/audit.py requirements.lock
 
 check: lint audit
-	python -m stages.common.params
+	python -m stages.tools.check
 	@stale=$$(dvc repro --dry --allow-missing 2>&1 | grep -E "^Running stage|ERROR" || true); \
 	if [ -n "$$stale" ]; then echo "dvc.lock is stale:"; echo "$$stale"; exit 1; fi

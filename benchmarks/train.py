@@ -53,12 +53,12 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-    from stages.training import trainer
+    from stages.training.model import adapter
 
     kind, settings = (SFTTrainer, SFTConfig) if stage == "sft" else (DPOTrainer, DPOConfig)
     keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
     model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32, use_safetensors=True)
-    lora: LoraConfig = trainer.adapter(shared_settings(), model)
+    lora: LoraConfig = adapter(shared_settings(), model)
     trainer = kind(
         model,
         args=settings(
@@ -77,59 +77,47 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
 
 def shared_settings(**changes: Any) -> Any:
     """Section `train` as in params.yaml, but for `changes`."""
-    from dataclasses import replace
-
     from stages import sft
 
-    return replace(params.load("sft", sft.Params).train, max_length=4096, **changes)
+    return params.load("sft", sft.Params).train.model_copy(update={"max_length": 4096, **changes})
 
 
 def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folder: str) -> tuple[Any, Any]:
     """The stages' own code; a tree of `a.turns` rows is a batch."""
-    from dataclasses import replace
-
     import torch
-    from datasets import Dataset
     from torch.utils.data import RandomSampler
-    from trl import DPOTrainer, SFTTrainer
 
     from stages import dpo, sft
+    from stages.training import model as models
     from stages.training import trainer
+    from stages.training.curves import Curves
     from stages.training.dataset import read, supervised
 
-    module, kind = (sft, SFTTrainer) if stage == "sft" else (dpo, DPOTrainer)
+    module, kind = (sft, trainer.Sft) if stage == "sft" else (dpo, trainer.Dpo)
     p = params.load(stage, module.Params)
     shared = form != "separate"
     size = a.turns if shared else 2
-    section = replace(
-        getattr(p, stage), seed=a.seed, epochs=1, learning_rate=a.rate, batch_size=size,
-        accumulation=a.turns * a.a_step // size, warmup_share=0,
-    )  # fmt: skip
-    p = replace(p, train=shared_settings(rows="shared" if shared else "separate"), **{stage: section})
-    model, tokenizer = trainer.load(Path("models/base"), p.train)
+    section = getattr(p, stage).model_copy(update={
+        "seed": a.seed, "num_train_epochs": 1, "learning_rate": a.rate, "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": a.turns * a.a_step // size, "warmup_steps": 0.0,
+    })  # fmt: skip
+    p = p.model_copy(update={"train": shared_settings(rows="shared" if shared else "separate"), stage: section})
+    policy, tokenizer = models.load(Path("models/base"), p.train)
     file = Path(folder) / "rows.jsonl"
     write_jsonl(file, rows)
-    keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
-    tokens, _ = read(file, keys, tokenizer, 4096, "drop")
+    tokens, _ = read(file, sft.KEYS if stage == "sft" else ("prompt", *dpo.SIDES), tokenizer, 4096, "drop")
     start = time.monotonic()
-    if stage == "dpo":
-        for side, values in zip(dpo.SIDES, dpo.both_sides(model, tokens, p, tokenizer.pad_token_id), strict=True):
-            for row, value in zip(tokens, values, strict=True):
-                row[f"ref_{side}_logps"] = float(value.sum())
-    trainer_class = trainer.exact(kind, tokens, size, a.seed, shared=shared)
+    if stage == "sft":
+        tokens = supervised(tokens, "completion")
+    else:
+        tokens = dpo.with_reference(tokens, dpo.both_sides(policy, tokens, p, tokenizer.pad_token_id))
     if form == "shuffled":
         drawn = RandomSampler(tokens, generator=torch.Generator().manual_seed(a.seed))
-        trainer_class._get_train_sampler = lambda *_: drawn
-    trainer = trainer_class(
-        model,
-        args=module.config(p, len(tokens), Path(folder) / "ckpt"),
-        train_dataset=Dataset.from_list(supervised(tokens, "completion") if stage == "sft" else tokens),
-        data_collator=trainer.collator(p.train, tokenizer.pad_token_id),
-        processing_class=tokenizer,
-        peft_config=trainer.adapter(p.train, model),
-    )
-    trainer.train()
-    return trainer.model, time.monotonic() - start
+        kind._get_train_sampler = lambda *_: drawn
+    config = module.config(p)
+    config.output_dir = str(Path(folder) / "ckpt")
+    trained = trainer.fit(kind, policy, tokenizer, tokens, config, p.train, Curves(Path(folder) / "live", stage))
+    return trained.model, time.monotonic() - start
 
 
 def child(form: str, stage: str, a: argparse.Namespace) -> None:
@@ -139,7 +127,7 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
     from transformers import set_seed
 
     from stages import dpo
-    from stages.training import trainer
+    from stages.training import model as models
     from stages.training.dataset import read, supervised
 
     set_seed(a.seed)
@@ -151,17 +139,16 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
         file = Path(folder) / "held.jsonl"
         write_jsonl(file, held)
         settings = shared_settings(rows="shared")
-        reference, tokenizer = trainer.load(Path("models/base"), settings)
+        reference, tokenizer = models.load(Path("models/base"), settings)
         pad = tokenizer.pad_token_id
-        p = params.load("dpo", dpo.Params)
-        p.train = settings
+        p = params.load("dpo", dpo.Params).model_copy(update={"train": settings})
         tokens, _ = read(file, ("prompt", "chosen", "rejected"), tokenizer, 4096, "drop")
         after = model.merge_and_unload()
         if form in ("plain TRL", "separate"):  # its body must take the batches of Collator
             reference.load_state_dict(after.state_dict())
-            after, reference = reference, trainer.load(Path("models/base"), settings)[0]
+            after, reference = reference, models.load(Path("models/base"), settings)[0]
         if stage == "sft":
-            values = trainer.log_probs(after, supervised(tokens, "chosen"), settings, pad)
+            values = models.log_probs(after, supervised(tokens, "chosen"), settings, pad)
             loss = -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
         else:
             sums = [[float(v.sum()) for v in side] for m in (after, reference) for side in dpo.both_sides(m, tokens, p, pad)]

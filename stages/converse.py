@@ -3,25 +3,29 @@
 Who is tested and how is an arm of params.yaml: the model, its system prompt, its strategy (`reply`; `critique`: draft,
 critique of it, revision; `reason`: think, then reply) and its memory, which is what it sees of the earlier exchanges (`all`,
 `none`, or the `similar` ones). The user is that of role-play (same code, same prompt, same settings) in every arm. The model
-under test sees what was said and its system prompt, nothing about the persona (`oracle` is told it in the system prompt).
+under test sees the conversation and its system prompt, nothing of the persona (that of `oracle` holds the persona).
 
 Run: python -m stages.converse (the arguments are in dvc.yaml)
 """
 
-from collections.abc import Awaitable
+from argparse import Namespace
 from functools import partial
 from typing import Any
 
 from stages.core import params, prompts
 from stages.core.aio import asking, windowed
 from stages.core.cli import UserError, parser, run
-from stages.core.files import Record, read_jsonl, write_json, write_jsonl
+from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
-from stages.dialogue.assistant import UNDER_TEST, Tested, bound, conversation
+from stages.dialogue.assistant import ModelUnderTest
+from stages.dialogue.binding import UNDER_TEST, bound
+from stages.dialogue.conversation import conversation
 from stages.dialogue.settings import Arm, Converse
+from stages.dialogue.user import User
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Talker
-from stages.personas.persona import Persona, from_record
+from stages.personas import persona
+from stages.personas.persona import Persona
 from stages.text.settings import EncoderParams
 
 
@@ -34,48 +38,47 @@ class Params(params.Section):
     llm: Llm
 
 
-async def work(p: Params, a: Any, personas: list[Persona]) -> tuple[list[Record], dict[str, Any]]:
-    """All conversations with the calls' counts and what was tested."""
+def check_arm(a: Namespace, c: Converse) -> None:
+    """Raise UserError for an arm that cannot be, or whose memory `similar` would show every exchange."""
+    arm = f"arms.{a.conversations.stem}"
+    values = {"model": a.model, "weights": a.weights.name, "prompt": a.system_prompt.stem}
+    if faults := params.checked(Arm, {**values, "strategy": a.strategy, "memory": a.memory})[1]:
+        raise UserError("; ".join(f"{arm}.{fault}" for fault in faults))
+    if a.memory == "similar" and c.turns - 1 <= c.similar:
+        raise UserError(
+            f"{arm}.memory: the {c.similar} similar ones of {c.turns - 1} earlier exchanges are all of them, so this arm "
+            "would equal one with memory all; raise converse.turns or lower converse.similar"
+        )
+
+
+async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tuple[list[Record], dict[str, Any]]:
+    """The conversation of every persona; the counts of the calls, and which model was tested."""
     c = p.converse
-    user_prompt, system = prompts.load(a.user_prompt), prompts.load(a.system_prompt)
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client("converse", p.llm, folders, c.resamples) as client:
-        strategy, memory = a.strategy, a.memory
-
-        def talk(client: Client, x: Persona) -> Awaitable[Record]:
-            tested = Tested(c, p.encoder, client, model, system, strategy, memory)
-            return conversation(c, p.user, client, tested, x, user_prompt)
-
-        with Progress(f"converse: {a.conversations.stem}", len(personas), client.rate, numbers=client.numbers) as progress:
-            rows = await windowed([partial(talk, client, x) for x in personas], p.llm.conversations_in_flight, progress)
+        user = User(client, p.user, prompts.load(a.user_prompt))
+        tested = ModelUnderTest(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
+        jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
+        with Progress(f"converse: {a.conversations.stem}", len(jobs), client.rate, numbers=client.numbers) as progress:
+            rows = await windowed(jobs, p.llm.conversations_in_flight, progress)
         client.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
         return rows, {"calls": client.metrics(), "model": a.model, "identity": client.model_identity(model)}
 
 
 def main() -> None:
     inputs = ["personas", "weights", "base", "user-prompt", "system-prompt"]
-    p = parser(__doc__, inputs, ["conversations", "failed", "metrics"])
+    arguments = parser(__doc__, inputs, ["conversations", "failed", "metrics"])
     for name in ("model", "strategy", "memory"):
-        p.add_argument(f"--{name}", required=True, help="of the arm")
-    a = p.parse_args()
-    arm = {"model": a.model, "weights": a.weights.name, "prompt": a.system_prompt.stem}
-    if faults := params.checked(Arm, {**arm, "strategy": a.strategy, "memory": a.memory})[1]:
-        raise UserError("; ".join(f"arms.{a.conversations.stem}.{fault}" for fault in faults))
-    read = params.load("converse", Params)
-    if a.memory == "similar" and read.converse.turns - 1 <= read.converse.similar:
-        raise UserError(
-            f"arms.{a.conversations.stem}.memory: the {read.converse.similar} similar ones of {read.converse.turns - 1} earlier "
-            "exchanges are all of them, so this arm would equal one with memory all; raise converse.turns or lower converse.similar"
-        )
-    personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
-    if not personas:
-        raise UserError(f"{a.personas}: holds no persona")
-    rows, counted = asking(work(read, a, personas))
+        arguments.add_argument(f"--{name}", required=True, help="of the arm")
+    a = arguments.parse_args()
+    p = params.load("converse", Params)
+    check_arm(a, p.converse)
+    rows, counts = asking(conversations(p, a, persona.read(a.personas)))
+    turns = [turn for row in rows for turn in row["turns"]]
+    unparsed = sum(turn.get("unparsed", False) for turn in turns)
     write_jsonl(a.conversations, rows)
-    said = [t for r in rows for t in r["turns"]]
-    unparsed = sum(t.get("unparsed", False) for t in said)
-    write_json(a.metrics, {**counted, "cases": len(rows), "turns": len(said), "unparsed": unparsed})
+    write_json(a.metrics, {**counts, "cases": len(rows), "turns": len(turns), "unparsed": unparsed})
 
 
 if __name__ == "__main__":

@@ -8,9 +8,8 @@ personality and no near-duplicate of one in both train and eval.
 Run: python -m stages.filter_personas (the arguments are in dvc.yaml)
 """
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.core import params, prompts
 from stages.core.aio import asking
@@ -18,17 +17,14 @@ from stages.core.cli import parser, run
 from stages.core.files import read_jsonl, write_json, write_jsonl
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Role, Speaker, role
-from stages.personas.measures import measures, plots
-from stages.personas.pool import Kind, grow
-from stages.personas.seeds import read
+from stages.personas import seeds
+from stages.personas.pool import TextPool, grow
 from stages.personas.settings import FilterPersonas, SeedPersonas
-from stages.personas.split import nearest, split
+from stages.personas.split import greatest_cosine, split
+from stages.text.encoder import Encode, Encoder
 from stages.text.settings import EncoderParams
 
-if TYPE_CHECKING:
-    from stages.text.encoder import Vectors
-
-    Encode = Callable[[list[str]], Vectors]
+PLOTS = ("pool_growth", "nearest_cosine", "lengths", "persona_map")
 
 
 class Params(params.Section):
@@ -47,55 +43,48 @@ def generator(p: Params) -> Role:
     return role(p.generator, "generator", stop=stop, accept=("ok", "truncated"))
 
 
-async def work(p: Params, kinds: list[Kind], base: Path, encode: "Encode") -> dict[str, Any]:
-    """Grow both pools; returns the calls' counts."""
+def read_pool(p: Params, name: str, prompt: Path, seed_file: Path, import_file: Path) -> TextPool:
+    """A pool before it grows: its seeds, and the texts that are to be imported."""
+    own = seeds.read(import_file, p.seed_personas, least=0)
+    return TextPool(name, getattr(p.filter_personas, name), prompts.load(prompt), read_jsonl(seed_file), own)
+
+
+async def grown(p: Params, pools: list[TextPool], base: Path, encode: Encode) -> dict[str, Any]:
+    """Grow the pools in place; returns the counts of the calls."""
     async with Client("filter_personas", p.llm, {EMBEDDED: base}, resamples=0) as client:
-        for kind in kinds:
-            await grow(kind, p.filter_personas, client, generator(p), encode)
+        for pool in pools:
+            await grow(pool, p.filter_personas, client, generator(p), encode)
         return client.metrics()
 
 
 def main() -> None:
-    drawn = ("pool_growth", "nearest_cosine", "lengths", "persona_map")
-    a = parser(
-        __doc__,
-        ["seed-profiles", "seed-personalities", "import-profiles", "import-personalities",
-         "profile-prompt", "personality-prompt", "base"],
-        ["profiles", "personalities", "train", "eval", "metrics", *(d.replace("_", "-") for d in drawn)],
-    ).parse_args()  # fmt: skip
+    inputs = ["seed-profiles", "seed-personalities", "import-profiles", "import-personalities", "profile-prompt",
+              "personality-prompt", "base"]  # fmt: skip
+    outputs = ["profiles", "personalities", "train", "eval", "metrics", *(name.replace("_", "-") for name in PLOTS)]
+    a = parser(__doc__, inputs, outputs).parse_args()
     p = params.load("filter_personas", Params)
-    f = p.filter_personas
-    from stages.text.encoder import Encoder
-
     encode = Encoder(p.encoder)
-    kinds = [
-        Kind("profiles", f.profiles, prompts.load(a.profile_prompt), read_jsonl(a.seed_profiles),
-             read(a.import_profiles, p.seed_personas, least=0)),
-        Kind("personalities", f.personalities, prompts.load(a.personality_prompt), read_jsonl(a.seed_personalities),
-             read(a.import_personalities, p.seed_personas, least=0)),
-    ]  # fmt: skip
-    seeds = {k.name: len(k.texts) for k in kinds}
-    calls = asking(work(p, kinds, a.base, encode))
-    profiles, personalities = ([t["text"] for t in k.texts] for k in kinds)
-    train, held = split(profiles, personalities, f, encode)
-    for kind, path in zip(kinds, (a.profiles, a.personalities), strict=True):
-        write_jsonl(path, kind.texts)
+    pools = [
+        read_pool(p, "profiles", a.profile_prompt, a.seed_profiles, a.import_profiles),
+        read_pool(p, "personalities", a.personality_prompt, a.seed_personalities, a.import_personalities),
+    ]
+    sizes = {pool.name: len(pool.texts) for pool in pools}
+    calls = asking(grown(p, pools, a.base, encode))
+    profiles, personalities = ([t["text"] for t in pool.texts] for pool in pools)
+    train, held = split(profiles, personalities, p.filter_personas, encode)
+    from stages.personas.measures import measures, plots  # numpy
+
+    nearest = {
+        what: greatest_cosine([getattr(x, what) for x in held], [getattr(x, what) for x in train], encode)
+        for what in ("profile", "personality")
+    }
+    counts = {"calls": calls, "train": len(train), "eval": len(held), "nearest_eval_to_train": nearest}
+    for pool in pools:
+        write_jsonl(getattr(a, pool.name), pool.texts)
     write_jsonl(a.train, (x.record() for x in train))
     write_jsonl(a.eval, (x.record() for x in held))
-    write_json(
-        a.metrics,
-        {
-            "calls": calls,
-            "train": len(train),
-            "eval": len(held),
-            "nearest_eval_to_train": {
-                "profile": nearest([x.profile for x in held], [x.profile for x in train], encode),
-                "personality": nearest([x.personality for x in held], [x.personality for x in train], encode),
-            },
-            **{k.name: measures(k, seeds[k.name], encode) for k in kinds},
-        },
-    )
-    for name, rows in plots(kinds, seeds, encode).items():
+    write_json(a.metrics, {**counts, **{pool.name: measures(pool, sizes[pool.name], encode) for pool in pools}})
+    for name, rows in plots(pools, sizes, encode).items():
         write_json(getattr(a, name), rows)
 
 

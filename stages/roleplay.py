@@ -1,8 +1,8 @@
 """Role-play: grow a tree of conversations for every training persona.
 
-Per turn: the user reveals one item of its persona, the inducer notes which of the items so far the user has really told,
+Per turn: the user reveals one item of its persona, the inducer notes which of the items so far the user has really revealed,
 the preferred responder answers with that note and the rejected one without it, and the verifier says which reply the user
-would like better, asked twice with the replies swapped. A draw picks the reply that continues.
+would prefer, asked twice with the replies swapped. A draw picks the reply that continues.
 
 Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 """
@@ -14,17 +14,22 @@ from typing import Any
 
 from stages.core import params, prompts
 from stages.core.aio import asking, windowed
-from stages.core.cli import UserError, parser, run
-from stages.core.files import read_jsonl, write_json, write_jsonl
+from stages.core.cli import parser, run
+from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
+from stages.core.prompts import Prompt
 from stages.dialogue.grow import Grower
 from stages.dialogue.measures import measure
 from stages.dialogue.settings import Roleplay
+from stages.dialogue.transcript import texts
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Roles, Talker
-from stages.personas.persona import Persona, from_record
+from stages.personas import persona
+from stages.personas.persona import Persona
 from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
+
+ROLES = ("user", "inducer", "preferred", "rejected", "verifier")
 
 
 class Params(params.Section):
@@ -37,30 +42,29 @@ class Params(params.Section):
     llm: Llm
 
 
-async def work(p: Params, personas: list[Persona], texts: dict[str, prompts.Prompt], base: Path, aside: Path) -> Any:
-    """Grow all trees; returns them with the calls' counts."""
+async def grown(
+    p: Params, personas: list[Persona], prompt: dict[str, Prompt], base: Path, failed: Path
+) -> tuple[list[Record], dict[str, Any]]:
+    """The trees of all personas, and the counts of the calls. Failed calls are written to `failed`."""
     async with Client("roleplay", p.llm, {EMBEDDED: base}, p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.rate, numbers=client.numbers) as progress:
             async with asyncio.TaskGroup() as later:
-                grower = Grower(p.roleplay, p.user, p.roles, client, texts, later)
+                grower = Grower(p.roleplay, p.user, p.roles, client, prompt, later)
                 jobs = [partial(grower.grow, x) for x in personas]
                 trees = await windowed(jobs, p.llm.conversations_in_flight, progress)
-        turns_wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.finish(aside, turns_wanted, p.roleplay.max_failed_share)
+        wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
+        client.finish(failed, wanted, p.roleplay.max_failed_share)
         return trees, client.metrics()
 
 
 def main() -> None:
-    names = ("user", "inducer", "preferred", "rejected", "verifier")
-    a = parser(__doc__, ["personas", "base", *(f"{n}-prompt" for n in names)], ["trees", "failed", "metrics"]).parse_args()
+    inputs = ["personas", "base", *(f"{name}-prompt" for name in ROLES)]
+    a = parser(__doc__, inputs, ["trees", "failed", "metrics"]).parse_args()
     p = params.load("roleplay", Params)
-    texts = {n: prompts.load(getattr(a, f"{n}_prompt")) for n in names}
-    personas = [from_record(r, f"{a.personas}:{n}") for n, r in enumerate(read_jsonl(a.personas), 1)]
-    if not personas:
-        raise UserError(f"{a.personas}: holds no persona")
-    trees, calls = asking(work(p, personas, texts, a.base, a.failed))
+    prompt = {name: prompts.load(getattr(a, f"{name}_prompt")) for name in ROLES}
+    trees, calls = asking(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
+    examples = texts(prompt["user"].messages(), "assistant")
     write_jsonl(a.trees, trees)
-    examples = [m["content"] for m in texts["user"].messages() if m["role"] == "assistant"]
     write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})
 
 

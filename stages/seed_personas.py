@@ -1,6 +1,7 @@
-"""Seed personas: check, normalise and deduplicate the handwritten profiles and personalities.
+"""Seed personas: check, normalise and deduplicate the seed profiles and personalities.
 
-Reads JSON Lines (strings, or objects with `text` and an optional `category`) or plain text, one per line. Asks nothing.
+Reads JSON Lines (strings, or objects with `text` and an optional `category`) or plain text, one per line. Asks nothing. The
+seeds of the repository were written for it by a language model (data/seeds/README.md).
 
 Run: python -m stages.seed_personas --profiles data/seeds/profiles.jsonl --personalities data/seeds/personalities.jsonl \
         --seed-profiles data/personas/seed_profiles.jsonl --seed-personalities data/personas/seed_personalities.jsonl

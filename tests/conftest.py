@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -203,23 +204,19 @@ class Project:
             OmegaConf.update(self.params, key.replace("__", "."), value)
         self.write()
 
-    def command(self, stage: str, *more: str, **replaced: str) -> list[str]:
-        """The words after `python -m` in a stage's line of dvc.yaml. `replaced`: other paths for its arguments."""
+    def words(self, stage: str, *more: str, **replaced: str) -> list[str]:
+        """A stage's line of dvc.yaml, filled in as DVC does. `replaced`: other paths for its arguments."""
         spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
-        command = (
-            filled(
-                spec.get("do", spec)["cmd"],
-                OmegaConf.create({"train": self.params.train, "sft": self.params.sft, "dpo": self.params.dpo}),
-            )
-            if "${train" in str(spec)
-            else spec.get("do", spec)["cmd"]
-        )
-        command = command.split()[1:]
         item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
-        command = [filled(c, self.params, more[0] if more else None, item) for c in command]
+        words = shlex.split(filled(spec.get("do", spec)["cmd"], self.params, more[0] if more else None, item))
         for name, value in replaced.items():
-            command[command.index("--" + name.replace("_", "-")) + 1] = value
-        return command[1:]
+            words[words.index("--" + name.replace("_", "-")) + 1] = value
+        return words
+
+    def command(self, stage: str, *more: str, **replaced: str) -> list[str]:
+        """The words after `-m` in a stage's line (see `words`)."""
+        words = self.words(stage, *more, **replaced)
+        return words[words.index("-m") + 1 :]
 
     def run(self, stage: str, *more: str, check: bool = True, **replaced: str) -> "Done":
         """Run a stage as dvc.yaml says (see `command`)."""

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conftest import ROOT, Done, Project
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 PEOPLE = [
     {"id": f"p{n}", "profile": f"I mend boat {n}. I keep {n} hens. My knee {n} hurts. I cook soup {n}.", "personality": t}
@@ -74,13 +73,6 @@ def conversation(person: dict) -> dict:
     return {**person, "items": ["x"], "turns": turns, "ended": None}
 
 
-def evaluate(stage: DictConfig, arms: Sequence[str]) -> None:
-    """Leave these arms alone in stage eval, which names the files of every one."""
-    other = re.compile(rf"data/(judgements|conversations)/(?!({'|'.join(arms)})\.jsonl$)")
-    stage.cmd = " ".join(w for w in stage.cmd.split() if not other.match(w))
-    stage.deps = [d for d in stage.deps if not other.match(d)]
-
-
 def repository(
     folder: Path, url: str, *stages: str, people: Sequence[dict] = PEOPLE, arms: Sequence[str] = ("base",), **values: object
 ) -> Project:
@@ -95,8 +87,6 @@ def repository(
     project.set(**values)
     spec = OmegaConf.load(folder / "dvc.yaml")
     spec.stages = {name: stage for name, stage in spec.stages.items() if name in stages}
-    if "eval" in stages:
-        evaluate(spec.stages.eval, arms)
     OmegaConf.save(spec, folder / "dvc.yaml")
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / ".dvcignore", folder)

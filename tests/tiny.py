@@ -1,8 +1,10 @@
 """Tiny models and tokenizers made on the spot: the chat templates of the families that people train, without a download."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import ROOT
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
@@ -72,6 +74,20 @@ def save(folder: Path, family: str = "qwen2") -> Path:
     model(words).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def params(stage: str, **changes: object) -> Any:
+    """What stage sft or dpo reads, as params.yaml has it but for `changes`: `train__lora_r=4`."""
+    from stages import dpo, sft
+    from stages.core.params import load_yaml
+
+    values = load_yaml(str(ROOT / "params.yaml"))
+    for key, value in changes.items():
+        section, name = key.split("__")
+        values[section][name] = value
+    origin = {"source": "x", "revision": ""}
+    sections = {"train": values["train"], stage: values[stage], "base_model": origin}
+    return {"sft": sft, "dpo": dpo}[stage].Params.model_validate(sections)
 
 
 def message(role: str, content: str) -> dict[str, str]:

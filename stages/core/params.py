@@ -5,7 +5,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,6 +19,7 @@ class Section(BaseModel):
     """A section of params.yaml, or what a stage reads of it. Unknown keys and other types than the declared are faults."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    FLAT: ClassVar[bool] = False  # params.yaml joins the keys of its sections to theirs by `_` (`inducer_temp`)
 
 
 def load_yaml(path: str) -> Any:
@@ -60,14 +61,11 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    """One text for each fault: dotted key, what is wrong, the value, the nearest name of an unknown key."""
+    """One text for each fault: dotted key as in params.yaml, what is wrong, the value, the nearest name of an unknown key."""
     for e in error.errors(include_url=False):
-        # pydantic names the member of a union that it tried, in brackets or as a type; params.yaml knows no such key
-        places = [p for p in e["loc"] if not (isinstance(p, str) and ("[" in p or p in _TYPES))]
-        name = ".".join(map(str, places))
+        name, known = _place(schema, e["loc"])
         if e["type"] == "extra_forbidden":
-            known = _keys(schema, places[:-1])
-            yield f"{name}: unknown{near(str(places[-1]), known)}"
+            yield f"{name}: unknown{near(name, known)}"
         elif e["type"] == "missing":
             yield f"{name}: missing"
         else:
@@ -75,17 +73,19 @@ def faults_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
             yield f"{name}: {text[0].lower()}{text[1:]}" + ("" if e["type"] == "value_error" else f", found {e['input']!r}")
 
 
-_TYPES = ("str", "int", "float", "bool", "none")
-
-
-def _keys(schema: type[BaseModel], places: list[Any]) -> list[str]:
-    """Names of the fields at a place of nested sections."""
-    for place in places:
-        field = schema.model_fields.get(str(place))
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return []
-        schema = field.annotation
-    return list(schema.model_fields)
+def _place(schema: Any, loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
+    """(dotted key of a fault as params.yaml spells it, the keys that may stand there)."""
+    name, join, known = "", "", list[str]()
+    for place in loc:
+        fields = getattr(schema, "model_fields", {})
+        if not fields and str(place) in ("str", "int", "float", "bool"):
+            continue  # the member of a union that pydantic tried
+        known = [f"{name}{join}{key}" for key in fields]
+        name = f"{name}{join}{place}"
+        join = "_" if getattr(schema, "FLAT", False) else "."
+        inner = fields[str(place)].annotation if str(place) in fields else None
+        schema = get_args(schema)[1] if get_origin(schema) is dict else inner
+    return name, known
 
 
 def checked(schema: type[T], values: Any) -> tuple[T | None, list[str]]:

@@ -1,11 +1,13 @@
 """Prompts: plain text files whose lines `[name]` open a part. Parts called system, user and assistant are messages.
 
-`{word}` is a variable. Values are put in once and never read again, so braces, quotes or `[user]` inside a persona or a
-reply stay what they are.
+`{word}` is a variable. Values are filled in once and not parsed again, so braces, quotes or `[user]` inside a persona or a
+reply stay as they are.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from stages.core.cli import UserError
@@ -15,6 +17,11 @@ Message = dict[str, str]
 _HEAD = re.compile(r"^\[([a-z_]+)\][ \t]*$", re.M)
 _VARIABLE = re.compile(r"\{([a-z_]+)\}")
 CHAT = ("system", "user", "assistant")
+
+
+def alternating(texts: Iterable[str]) -> list[Message]:
+    """Texts as chat messages of user and assistant in turn, the user first."""
+    return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts, strict=False)]
 
 
 @dataclass(frozen=True)
@@ -37,18 +44,17 @@ class Prompt:
         raise UserError(f"{self.path}: has no part [{name}]")
 
     def messages(self, **values: str) -> list[Message]:
-        """The system, user and assistant parts as chat messages, filled; values must be exactly the variables."""
+        """The system, user and assistant parts as chat messages, filled.
+
+        Raises:
+            UserError: `values` are not exactly the variables of these parts.
+        """
         chat = [(n, t) for n, t in self.parts if n in CHAT]
         used = {v for _, t in chat for v in _VARIABLE.findall(t)}
         if used != set(values):
-            missing, extra = sorted(used - set(values)), sorted(set(values) - used)
-            raise UserError(
-                f"{self.path}: "
-                + "; ".join(
-                    [f"unknown variable {{{v}}}, known are {sorted(values)}" for v in missing]
-                    + [f"variable {{{v}}} is missing" for v in extra]
-                )
-            )
+            unknown = [f"unknown variable {{{v}}}, known are {sorted(values)}" for v in sorted(used - set(values))]
+            missing = [f"variable {{{v}}} is missing" for v in sorted(set(values) - used)]
+            raise UserError(f"{self.path}: {'; '.join([*unknown, *missing])}")
         return [{"role": n, "content": self._fill(t, values)} for n, t in chat]
 
     def _fill(self, text: str, values: dict[str, str]) -> str:

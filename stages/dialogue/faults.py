@@ -1,9 +1,11 @@
-"""What is wrong with a user turn: plain text measures, no model asked."""
+"""Faults of user turns: measures of the text, no model asked."""
 
 import re
 
-from stages.text.ngrams import overlap, repetition, words
+from stages.text.ngrams import jaccard, repetition, words
 
+COPIED = 0.6  # Jaccard similarity of word 3-grams above which a turn copies another one
+REPEATED = 0.3  # share of repeated 3-grams above which a turn repeats itself
 _FIRST = {"i", "i'm", "i’m", "i've", "i’ve", "i'd", "i'll", "my", "me", "mine", "myself", "we", "our", "us", "we're"}
 _ASSISTANT = re.compile(
     r"\b(as an ai|language model|how (can|may) i (help|assist)|what can i (do for|help) you|i('m| am) here to help|"
@@ -14,30 +16,25 @@ _ASSISTANT = re.compile(
 _THIRD = re.compile(r"^(the (user|person|man|woman)|this (user|person)|he|she|they|(his|her|their) )\b", re.I)
 
 
-def faults(said: str, earlier: list[str], examples: list[str]) -> list[str]:
-    """Names of what is wrong with a user turn.
+def faults(text: str, earlier: list[str], examples: list[str]) -> list[str]:
+    """Names of the faults of a user turn.
 
     Args:
-        said: the turn.
+        text: the turn.
         earlier: all turns before it on its path, user's and assistant's.
         examples: the example turns in the prompt.
     Returns:
-        Any of assistant_talk, third_person, hashtags, copy, example_copy, repetition, empty.
+        Any of assistant_talk, third_person, hashtags, copy, example_copy, repetition, in this order; or empty alone.
     """
-    found = []
-    w = words(said)
-    if len(w) < 3:
+    tokens = words(text)
+    if len(tokens) < 3:
         return ["empty"]
-    if _ASSISTANT.search(said):
-        found.append("assistant_talk")
-    if _THIRD.search(said.strip()) or not _FIRST & set(w):
-        found.append("third_person")
-    if said.count("#") >= 2:
-        found.append("hashtags")
-    if any(overlap(said, e) > 0.6 for e in earlier):
-        found.append("copy")
-    if any(overlap(said, e) > 0.6 for e in examples):
-        found.append("example_copy")
-    if repetition(said) > 0.3:
-        found.append("repetition")
-    return found
+    holds = {
+        "assistant_talk": bool(_ASSISTANT.search(text)),
+        "third_person": bool(_THIRD.search(text.strip())) or not _FIRST & set(tokens),
+        "hashtags": text.count("#") >= 2,
+        "copy": any(jaccard(text, e) > COPIED for e in earlier),
+        "example_copy": any(jaccard(text, e) > COPIED for e in examples),
+        "repetition": repetition(text) > REPEATED,
+    }
+    return [name for name, found in holds.items() if found]

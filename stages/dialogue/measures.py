@@ -1,52 +1,64 @@
-"""Measures of trees: what the user turns reveal."""
+"""Measures of trees: faults of the user turns, what they reveal, and how soon they identify their persona."""
 
 from collections import Counter
+from statistics import fmean
 from typing import Any
 
 from stages.core.files import Record
-from stages.dialogue import faults, tree
-from stages.text import ngrams
-from stages.text.encoder import Encoder
+from stages.core.prompts import Message
+from stages.dialogue import tree
+from stages.dialogue.faults import faults
+from stages.dialogue.transcript import texts
+from stages.text.encoder import Encode, nearest_rank, so_far
+from stages.text.ngrams import coverage
 
-RANKED = 300  # personas that are told apart: thousands would take half an hour of embedding and say no more
+RANKED = 300  # trees whose persona is looked for: thousands would take half an hour of embedding and show no more
+REVEALED = 0.5  # share of an item's content words from which on a turn reveals it
+
+UserTurn = tuple[tree.Node, list[Message]]  # a user's node and the history before it
 
 
-def measure(trees: list[Record], examples: list[str], encode: Encoder) -> dict[str, Any]:
-    """What the user turns are worth: share of faulty ones, what they reveal, how soon they name their persona."""
+def user_turns(t: Record) -> list[UserTurn]:
+    """The user turns of a tree."""
+    nodes = tree.index(t)
+    return [(n, tree.history(nodes, tree.parent(n["id"]))) for n in t["nodes"] if n["role"] == "user"]
+
+
+def recognition(trees: list[Record], encode: Encode) -> dict[int, float]:
+    """By turn, how often the user's turns so far are nearest, by cosine, to the own persona of all the trees'."""
     import numpy as np
 
-    from stages.text.encoder import nearest_rank, so_far
-
-    found: Counter[str] = Counter()
-    turns_seen = faulty = 0
-    told: list[float] = []
-    noted: list[float] = []
     queries: dict[int, list[tuple[list[str], int]]] = {}
     for number, t in enumerate(trees):
-        nodes = tree.index(t)
-        for node in (n for n in t["nodes"] if n["role"] == "user"):
-            before = tree.path(nodes, tree.parent(node["id"]))
-            wrong = faults.faults(node["text"], [n["text"] for n in before], examples)
-            found.update(wrong)
-            turns_seen += 1
-            faulty += bool(wrong)
-            told.append(ngrams.revealed(t["items"][node["item"]], node["text"]))
-            noted.append(len(node["note"]) / node["turn"])
-            if number < RANKED:
-                said = [*(n["text"] for n in before if n["role"] == "user"), node["text"]]
-                queries.setdefault(node["turn"], []).append((said, number))
-    pool = encode([f"{t['profile']} {t['personality']}" for t in trees[:RANKED]])
-    encode([said[-1] for asked in queries.values() for said, _ in asked])  # in one go; below it is looked up
+        for node, before in user_turns(t):
+            queries.setdefault(node["turn"], []).append(([*texts(before, "user"), node["text"]], number))
+    pool = encode([f"{t['profile']} {t['personality']}" for t in trees])
+    encode([written[-1] for asked in queries.values() for written, _ in asked])  # in one go; below it is looked up
     top1 = {}
     for turn, asked in sorted(queries.items()):
-        ranks = nearest_rank(np.stack([so_far(encode(said))[-1] for said, _ in asked]), pool, [n for _, n in asked])
+        vectors = np.stack([so_far(encode(written))[-1] for written, _ in asked])
+        ranks = nearest_rank(vectors, pool, [number for _, number in asked])
         top1[turn] = round(sum(r == 1 for r in ranks) / len(ranks), 4)
+    return top1
+
+
+def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[str, Any]:
+    """Measures of the user turns of all trees; shares unless named otherwise. `examples`: user turns of the prompt."""
+    found: list[list[str]] = []
+    covered: list[float] = []
+    noted: list[float] = []
+    for t in trees:
+        for node, before in user_turns(t):
+            found.append(faults(node["text"], [m["content"] for m in before], examples))
+            covered.append(coverage(t["items"][node["item"]], node["text"]))
+            noted.append(len(node["note"]) / node["turn"])
+    top1, chance = recognition(trees[:RANKED], encode), round(1 / min(len(trees), RANKED), 4)
     return {
-        "user_turns": turns_seen,
-        "faulty_user_turns": round(faulty / turns_seen, 4),
-        "faults": dict(sorted(found.items())),
-        "item_revealed": round(sum(x >= 0.5 for x in told) / len(told), 4),
-        "item_words_said": round(sum(told) / len(told), 4),
-        "items_noted_per_turn": round(sum(noted) / len(noted), 4),
-        "persona_top1_from_user_turns": {"chance": round(1 / len(pool), 4), "last": top1[max(top1)], "by_turn": top1},
+        "user_turns": len(found),
+        "faulty_user_turns": round(fmean(map(bool, found)), 4),
+        "faults": dict(sorted(Counter(name for names in found for name in names).items())),
+        "item_revealed": round(fmean(x >= REVEALED for x in covered), 4),
+        "item_words_said": round(fmean(covered), 4),
+        "items_noted_per_turn": round(fmean(noted), 4),
+        "persona_top1_from_user_turns": {"chance": chance, "last": top1[max(top1)], "by_turn": top1},
     }

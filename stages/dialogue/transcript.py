@@ -1,12 +1,36 @@
-"""A conversation so far."""
+"""A conversation so far, and the forms in which models read it: chat messages, lines of text, the path in a tree."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from stages.core.prompts import Message, alternating
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One earlier turn as the user saw it: the fact it revealed, what it said and the reply."""
+    """One turn: the fact of its persona that the user was to reveal, the user's message, and the reply to it."""
 
     fact: str
-    said: str
+    message: str
     reply: str
+
+
+def messages(past: Iterable[Exchange], *following: str) -> list[Message]:
+    """Chat messages of the exchanges, then of the texts that follow them, user and assistant in turn."""
+    return alternating([*(text for e in past for text in (e.message, e.reply)), *following])
+
+
+def lines(past: Iterable[Exchange]) -> str:
+    """The exchanges as lines of text, each line after a line break; empty without any."""
+    return "".join(f"\nUser: {e.message}\nYou: {e.reply}" for e in past)
+
+
+def of_path(nodes: Iterable[dict[str, Any]]) -> list[Message]:
+    """Chat messages of tree nodes from the root on: role-play's two kinds of reply are both the assistant's."""
+    return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in nodes]
+
+
+def texts(chat: Iterable[Message], role: str) -> list[str]:
+    """Contents of the messages of one role, in order."""
+    return [m["content"] for m in chat if m["role"] == role]

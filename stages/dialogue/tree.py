@@ -1,7 +1,7 @@
 """Conversation trees: the unit of role-play. Every node's message history is the path from the root to it.
 
 A node's id is its path: `u` is the user's first turn, `u/p` and `u/r` the preferred and rejected reply to it, `u/p/u` the
-user's next turn after the preferred reply. The id names the node's seed, so a tree grows without changing what it has.
+user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows keeps what it has.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from typing import Any
 from stages.core.cli import UserError
 from stages.core.files import Record, read_jsonl
 from stages.core.prompts import Message
+from stages.dialogue import transcript
 
 Node = dict[str, Any]
 REPLIES = {"p": "preferred", "r": "rejected"}
@@ -37,8 +38,8 @@ def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
 
 
 def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
-    """The exact messages from the root to `node_id`: user, assistant, user, ... in turn."""
-    return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
+    """The exact chat messages from the root to `node_id`; none for None."""
+    return transcript.of_path(path(nodes, node_id))
 
 
 def decisions(tree: Record) -> Iterator[tuple[Node, Node, Node]]:

@@ -10,7 +10,7 @@ import numpy as np
 from stages.core.files import Record
 from stages.core.statistics import Array
 from stages.text.diversity import distinct
-from stages.text.ngrams import repetition, taken, words
+from stages.text.ngrams import containment, repetition, words
 
 MEASURES = ("words", "repetition", "repeats_earlier", "loops", "echo")
 DISTINCT = ("distinct_1", "distinct_2", "distinct_3")
@@ -32,10 +32,10 @@ def by_reply(conversations: Mapping[str, Record], ids: Sequence[str], turns: int
                 cell = row, t["turn"] - 1
                 found["words"][cell] = len(words(reply))
                 found["repetition"][cell] = repetition(reply)
-                found["echo"][cell] = taken(reply, [t["user"]])
+                found["echo"][cell] = containment(reply, [t["user"]])
                 if earlier:
                     found["repeats_earlier"][cell] = words(reply) in [words(e) for e in earlier]
-                    found["loops"][cell] = taken(reply, earlier)
+                    found["loops"][cell] = containment(reply, earlier)
             earlier.append(reply)
     return found
 

@@ -1,8 +1,8 @@
 """The parts of the result that need no judge: recognition of the user, recalls, and degeneration of the replies."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,9 +13,7 @@ from stages.evaluation.inputs import Conversations
 from stages.evaluation.metrics import Inference
 from stages.evaluation.recognition import QUERIES, chance, recalls, reciprocal_ranks
 from stages.evaluation.scores import BASE, NO_MEMORY
-
-if TYPE_CHECKING:
-    from stages.text.encoder import Vectors
+from stages.text.encoder import Encode
 
 SHORT = ("mrr", "mrr_mean", "mrr_mean_ci", "top1", "top1_mean", "top1_mean_ci")  # of a query that is for reference only
 
@@ -43,10 +41,8 @@ class JudgeFree:
     """How many the right one is ranked among."""
 
 
-def measured(
-    conversations: Conversations, ids: Sequence[str], turns: int, encode: Callable[[list[str]], "Vectors"]
-) -> JudgeFree:
-    """All measures of the cases `ids` (see recognition.reciprocal_ranks for `encode`)."""
+def measured(conversations: Conversations, ids: Sequence[str], turns: int, encode: Encode) -> JudgeFree:
+    """All measures of the cases `ids`, which are the rows of every array."""
     personas = {i: f"{c['profile']} {c['personality']}" for cases in conversations.values() for i, c in cases.items()}
     personas = dict(sorted(personas.items()))
 

@@ -10,18 +10,14 @@ The ranks measure only; they never label, filter or choose data, so they stay in
 of replies that recall something (`recalls`) does not: `extract_pairs.filters.recalled` chooses pairs by such a count.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from stages.core.files import Record
 from stages.core.statistics import Array
-from stages.text.encoder import nearest_rank, so_far
-from stages.text.ngrams import content, without
-
-if TYPE_CHECKING:
-    from stages.text.encoder import Vectors
+from stages.text.encoder import Encode, nearest_rank, so_far
+from stages.text.ngrams import content, novel
 
 RECALLED = 2  # content words of one earlier message
 # the query after turn k: whose words, and whether all of them so far; `new`: without what earlier replies said
@@ -37,7 +33,7 @@ def reciprocal_ranks(
     ids: Sequence[str],
     turns: int,
     query: str,
-    encode: Callable[[list[str]], "Vectors"],
+    encode: Encode,
 ) -> Array:
     """1 / rank of the right persona at each turn, [len(ids), turns].
 
@@ -48,14 +44,13 @@ def reciprocal_ranks(
         personas: text of every eval persona, by case: among them the right one is ranked, whatever the model's cases.
         ids: the rows.
         query: one of QUERIES.
-        encode: gives unit vectors, [len(texts), dim].
     """
     speaker, cumulative = QUERIES[query]
     place = {case: n for n, case in enumerate(personas)}
     pool = encode(list(personas.values()))
     texts = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
     if query == "new":
-        texts = {case: [without(text, own[:k]) for k, text in enumerate(own)] for case, own in texts.items()}
+        texts = {case: [novel(text, own[:k]) for k, text in enumerate(own)] for case, own in texts.items()}
     encode([text for own in texts.values() for text in own])  # in one batch; below the vectors are looked up
     ranks = np.full((len(ids), turns), np.nan)
     vectors, cells = [], []

@@ -219,7 +219,7 @@ class Client:
     def request(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None) -> tuple[str, str]:
         """(key of the reply, JSON of the request but for the model's name at its server)."""
         if folder := self.folders.get(role.model):
-            messages = control_tokens.disarmed(messages, folder)
+            messages = control_tokens.escaped(messages, folder)
         body: dict[str, Any] = {
             "messages": messages,
             "temperature": role.temp,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError, one_line
-from stages.weights.digest import GGUF, _weights
+from stages.weights.digest import GGUF, served
 
 _KEY = "LOCAL_SERVER_KEY"  # in the environment of a server process; arguments can be read by every user of the machine
 
@@ -46,7 +46,7 @@ def start(folder: Path, *, slots: int, context: int, threads: int) -> Engine:
         context: tokens each of them may hold.
         threads: CPU threads, 0 for all cores.
     """
-    first = _weights(folder)[0]
+    first = served(folder)[0]
     return _llama(first, slots, context, threads or os.cpu_count() or 1) if first.name == GGUF else _transformers(folder)
 
 

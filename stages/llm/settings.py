@@ -41,6 +41,8 @@ class Talker(Speaker):
 class Roles(Section):
     """Section `roles`: the roles of the tree role-play, flat (`inducer_model`, `inducer_temp`, ...)."""
 
+    FLAT = True
+
     inducer: Speaker
     """Writes down what the user has shown so far."""
     preferred: Talker

@@ -16,17 +16,8 @@ _FACT = re.compile(
     re.I,
 )
 _SUBJECT = re.compile(r"(?:^|[.!?]\s+)(I|I'm|My|He|His|She|Her|They|Their)\b")
-_PERSON = {
-    "i": "I",
-    "i'm": "I",
-    "my": "I",
-    "he": "he",
-    "his": "he",
-    "she": "she",
-    "her": "she",
-    "they": "they",
-    "their": "they",
-}
+_PERSONS = {"I": "i i'm my", "he": "he his", "she": "she her", "they": "they their"}
+_PERSON = {word: person for person, forms in _PERSONS.items() for word in forms.split()}
 
 
 def contact(text: str) -> bool:

@@ -1,69 +1,76 @@
-"""Measures and plots of a grown pool."""
+"""Measures and plots of grown pools."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from statistics import fmean
+from typing import Any
 
 from stages.core.files import Record
-from stages.personas.pool import Kind
+from stages.personas.pool import TextPool
 from stages.text import diversity
+from stages.text.encoder import Encode, Vectors
 from stages.text.ngrams import words
 
-if TYPE_CHECKING:
-    from stages.text.encoder import Vectors
+ORIGINS = ("seeds", "imported", "generated")
+COSINES = [round(-0.2 + 0.05 * i, 2) for i in range(25)]  # lower edges of the bins of a plot
+WORDS = [float(10 * i) for i in range(26)]
 
-    Encode = Callable[[list[str]], Vectors]
 
-
-def measures(kind: Kind, seeds: int, encode: "Encode") -> Record:
-    """What a grown pool is worth (diversity.py), what became of what was generated, and why it stopped."""
-    texts = [t["text"] for t in kind.texts]
-    rates = {str(r["round"]): float(r["acceptance"]) for r in kind.rounds}
-    offered = max(1, kind.generated + len(kind.imported))
+def measures(pool: TextPool, seeds: int, encode: Encode) -> Record:
+    """Diversity of a grown pool, what became of the generated texts, and why it stopped. `seeds`: how many texts are."""
+    texts = [t["text"] for t in pool.texts]
+    rates = {str(r["round"]): float(r["acceptance"]) for r in pool.rounds}
+    offered = max(1, pool.generated + len(pool.imported))
+    rejected = dict(sorted(pool.rejected.items()))
     return {
         "seeds": seeds,
-        "imported": sum(t["category"] == "imported" for t in kind.texts),
+        "imported": sum(t["category"] == "imported" for t in pool.texts),
         "pool": len(texts),
-        "generated": kind.generated,
-        "acceptance": {"mean": mean(list(rates.values())), **rates},
-        "rejected": dict(sorted(kind.rejected.items())),
-        "rejected_share": {k: round(v / offered, 4) for k, v in sorted(kind.rejected.items())},
-        "items_dropped": dict(sorted(kind.dropped.items())),
-        "stopped": kind.stopped,
-        **diversity.measure(texts, encode(texts), seeds, [t["category"] for t in kind.texts[:seeds]]),
+        "generated": pool.generated,
+        "acceptance": {"mean": round(fmean(rates.values()), 4) if rates else None, **rates},
+        "rejected": rejected,
+        "rejected_share": {reason: round(n / offered, 4) for reason, n in rejected.items()},
+        "items_dropped": dict(sorted(pool.dropped.items())),
+        "stopped": pool.stopped,
+        **diversity.measure(texts, encode(texts), seeds, [t["category"] for t in pool.texts[:seeds]]),
     }
 
 
-def mean(values: list[float]) -> float | None:
-    """Mean, None of nothing."""
-    return round(sum(values) / len(values), 4) if values else None
-
-
-def plots(kinds: list[Kind], seeds: dict[str, int], encode: "Encode") -> dict[str, list[Record]]:
-    """Rows for the plots: growth and acceptance by round, nearest cosines, lengths, and a map of each pool."""
-    before = {k.name: seeds[k.name] + sum(t["category"] == "imported" for t in k.texts) for k in kinds}
-    sizes = {k.name: [before[k.name], *(r["pool"] for r in k.rounds)] for k in kinds}
-    rates = {k.name: [None, *(r["acceptance"] for r in k.rounds)] for k in kinds}
-    growth = [
+def growth(pools: list[TextPool], seeds: dict[str, int]) -> list[Record]:
+    """Size and acceptance of each pool by round; round 0 is what the generation starts from."""
+    sizes: dict[str, list[int]] = {}
+    rates: dict[str, list[Any]] = {}
+    for pool in pools:
+        imported = sum(t["category"] == "imported" for t in pool.texts)
+        sizes[pool.name] = [seeds[pool.name] + imported, *(r["pool"] for r in pool.rounds)]
+        rates[f"{pool.name} accepted"] = [None, *(r["acceptance"] for r in pool.rounds)]
+    return [
         {
             "round": n,
-            **{k: v[min(n, len(v) - 1)] for k, v in sizes.items()},
-            **{f"{k} accepted": v[n] if n < len(v) else None for k, v in rates.items()},
+            **{name: sizes_of[min(n, len(sizes_of) - 1)] for name, sizes_of in sizes.items()},
+            **{name: rates_of[n] if n < len(rates_of) else None for name, rates_of in rates.items()},
         }
         for n in range(max(map(len, sizes.values())))
     ]
-    vectors = {k.name: encode([t["text"] for t in k.texts]) for k in kinds}
-    lengths = {k.name: [len(words(t["text"])) for t in k.texts] for k in kinds}
-    origins = ("seeds", "imported", "generated")
-    blank = {f"{k.name} {origin}": None for k in kinds for origin in origins}  # DVC's plots want every field in every row
-    places = []
-    for k in kinds:
-        for (x, y), text in zip(diversity.plane(vectors[k.name]).round(4).tolist(), k.texts, strict=True):
-            origin = text["category"] if text["category"] in origins else "seeds"
-            places.append({"x": x, **blank, f"{k.name} {origin}": y})
-    bins = [round(-0.2 + 0.05 * i, 2) for i in range(25)]
+
+
+def persona_map(pools: list[TextPool], vectors: dict[str, Vectors]) -> list[Record]:
+    """Two principal components of every text, a column for each pool and origin."""
+    blank = {f"{pool.name} {origin}": None for pool in pools for origin in ORIGINS}  # DVC's plots want every field in a row
+    rows = []
+    for pool in pools:
+        for (x, y), text in zip(diversity.plane(vectors[pool.name]).round(4).tolist(), pool.texts, strict=True):
+            origin = text["category"] if text["category"] in ORIGINS else "seeds"
+            rows.append({"x": x, **blank, f"{pool.name} {origin}": y})
+    return rows
+
+
+def plots(pools: list[TextPool], seeds: dict[str, int], encode: Encode) -> dict[str, list[Record]]:
+    """Rows of the plots by name. `seeds`: number of seeds of each pool."""
+    vectors = {pool.name: encode([t["text"] for t in pool.texts]) for pool in pools}
+    nearest = {name: diversity.nearest_cosines(v) for name, v in vectors.items()}
+    lengths = {pool.name: [len(words(t["text"])) for t in pool.texts] for pool in pools}
     return {
-        "pool_growth": growth,
-        "nearest_cosine": diversity.histogram({k: diversity.nearest_cosines(v) for k, v in vectors.items()}, bins, "cosine"),
-        "lengths": diversity.histogram(lengths, [float(10 * i) for i in range(26)], "words"),
-        "persona_map": places,
+        "pool_growth": growth(pools, seeds),
+        "nearest_cosine": diversity.histogram(nearest, COSINES, "cosine"),
+        "lengths": diversity.histogram(lengths, WORDS, "words"),
+        "persona_map": persona_map(pools, vectors),
     }

@@ -5,10 +5,10 @@ The items are what a conversation reveals one by one, so what a model could know
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from stages.core.cli import UserError
-from stages.core.files import Record, digest, seed_of
+from stages.core.files import Record, digest, read_jsonl, seed_of
 
 _SENTENCE = re.compile(r"(?<=[.!?。！？؟])\s+")
 _TRAITS = re.compile(r"^(?P<head>(?:I am|I'm|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
@@ -70,9 +70,18 @@ class Persona:
         return {"id": self.id, "profile": self.profile, "personality": self.personality}
 
 
-def from_record(row: dict[str, Any], where: str) -> Persona:
-    """Inverse of `Persona.record`. Raises UserError, starting with `where`, for a row without the two texts."""
-    profile, personality = row.get("profile"), row.get("personality")
-    if not isinstance(profile, str) or not isinstance(personality, str) or not facts(profile):
-        raise UserError(f"{where}: a persona needs the texts `profile` and `personality`")
-    return Persona(profile, personality)
+def read(path: Path) -> list[Persona]:
+    """Personas of a file of `Persona.record`s.
+
+    Raises:
+        UserError: file:line of a row without the two texts; a file without rows.
+    """
+    found = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        profile, personality = row.get("profile"), row.get("personality")
+        if not isinstance(profile, str) or not isinstance(personality, str) or not facts(profile):
+            raise UserError(f"{path}:{number}: a persona needs the texts `profile` and `personality`")
+        found.append(Persona(profile, personality))
+    if not found:
+        raise UserError(f"{path}: holds no persona")
+    return found

@@ -1,11 +1,10 @@
-"""A pool of persona texts that grows by self-generation and filtering."""
+"""A pool of persona texts that grows by self-generation and filtering (Self-Instruct, Wang et al. 2023)."""
 
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.core import prompts
 from stages.core.aio import windowed
@@ -17,60 +16,77 @@ from stages.llm.settings import Role
 from stages.personas import hygiene
 from stages.personas.persona import facts, traits
 from stages.personas.settings import FilterPersonas, Pool
-from stages.text.ngrams import overlap, words
+from stages.text.encoder import Encode
+from stages.text.ngrams import jaccard, words
 
 if TYPE_CHECKING:
     from stages.text.dedup import Kept
-    from stages.text.encoder import Vectors
-
-    Encode = Callable[[list[str]], Vectors]
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+REPEATED = 0.4  # Jaccard similarity of word 3-grams above which an item repeats another one of its list
 
 
 @dataclass
-class Kind:
+class TextPool:
     """One pool as it grows: kept texts in order of arrival, their vectors, counts, and why it stopped growing."""
 
-    name: str
+    name: str  # profiles or personalities
     settings: Pool
     prompt: prompts.Prompt
     texts: list[Record]
     imported: list[Record] = field(default_factory=list)
     kept: "Kept | None" = None
     generated: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)  # items, not texts
+    rejected: Counter[str] = field(default_factory=Counter)  # texts, by reason
+    dropped: Counter[str] = field(default_factory=Counter)  # items of generated texts, by reason
     rounds: list[Record] = field(default_factory=list)
     stopped: str = ""
 
-    @property
-    def split(self) -> Any:
-        """Text -> items."""
-        return facts if self.name == "profiles" else traits
+    def offer(self, texts: list[str], category: str, language: str, encode: Encode) -> int:
+        """Keep those of `texts` that may be kept; returns how many. The others are counted by reason."""
+        if self.kept is None:
+            from stages.text.dedup import Kept
+
+            vectors = encode([t["text"] for t in self.texts])
+            self.kept = Kept(vectors.shape[1])
+            self.kept.add(vectors)
+        reasons = [unfit_text(self.name, text, language) for text in texts]
+        self.rejected.update(reason for reason in reasons if reason)
+        fit = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
+        new = self.kept.offer(encode(fit), self.settings.threshold)
+        self.rejected.update(["duplicate"] * (len(fit) - len(new)))
+        self.texts += [{"text": fit[i], "category": category} for i in new]
+        return len(new)
+
+    def stop_reason(self, p: FilterPersonas) -> str:
+        """Why no further round is run, or empty."""
+        recent = [r["acceptance"] for r in self.rounds[-p.patience :]]
+        if len(recent) == p.patience and max(recent) < p.min_acceptance:
+            return "saturated"
+        if len(self.texts) >= self.settings.target:
+            return "target"
+        return "max_rounds" if len(self.rounds) >= p.max_rounds else ""
 
 
-def chat(kind: Kind, examples: list[str], count: int) -> list[prompts.Message]:
+def chat(pool: TextPool, examples: list[str], count: int) -> list[prompts.Message]:
     """Messages of one generator call for `count` texts: each example as an earlier answer."""
-    ask = {"role": "user", "content": kind.prompt.part("ask")}
-    messages = kind.prompt.messages()
-    for text in examples:
-        messages += [ask, {"role": "assistant", "content": text}]
+    ask = pool.prompt.part("ask")
+    shown = [text for example in examples for text in (ask, example)]
     if count > 1:
-        many = kind.prompt.part("ask_many", count=str(count), items=str(kind.settings.items))
-        ask = {"role": "user", "content": many}
-    return [*messages, ask]
+        ask = pool.prompt.part("ask_many", count=str(count), items=str(pool.settings.items))
+    return [*pool.prompt.messages(), *prompts.alternating([*shown, ask])]
 
 
-def parse(kind: Kind, text: str, cut: bool) -> list[list[str]]:
+def parse(kind: str, text: str, cut: bool) -> list[list[str]]:
     """Items of each text of a reply, one text a line; a reply cut by the token limit loses its last, broken item."""
-    people = [kind.split(_BULLET.sub("", line)) for line in text.strip().split("\n") if line.strip()]
+    split = facts if kind == "profiles" else traits
+    people = [split(_BULLET.sub("", line)) for line in text.strip().split("\n") if line.strip()]
     if cut and people:
         people[-1].pop()
     return people
 
 
-def unfit(kind: str, item: str, settings: Pool) -> str:
+def unfit_item(kind: str, item: str, settings: Pool) -> str:
     """Why an item cannot stand in a list of this kind, or empty."""
     if not words(item):
         return "empty"
@@ -81,14 +97,23 @@ def unfit(kind: str, item: str, settings: Pool) -> str:
     return "fact_in_personality" if hygiene.fact_like(item) else ""
 
 
+def unfit_text(kind: str, text: str, language: str) -> str:
+    """Why a whole text cannot be of any persona, or empty."""
+    if hygiene.contact(text):
+        return "contact_details"
+    if language == "en" and hygiene.foreign(text, prose=kind == "profiles"):
+        return "language"
+    return ""
+
+
 def compose(kind: str, items: list[str], settings: Pool, dropped: Counter[str]) -> tuple[str, str]:
-    """(text, reason it is refused or empty) of one generated list; items that cannot stand are dropped and counted."""
+    """(text, reason it is rejected or empty) of one generated list; items that cannot stand are dropped and counted."""
     kept: list[str] = []
     for item in items:
         if len(kept) == settings.items:
             break
-        reason = unfit(kind, item, settings)
-        if not reason and any(words(item) == words(k) or overlap(item, k) > 0.4 for k in kept):
+        reason = unfit_item(kind, item, settings)
+        if not reason and any(words(item) == words(k) or jaccard(item, k) > REPEATED for k in kept):
             reason = "repeated"
         if reason:
             dropped[reason] += 1
@@ -102,90 +127,50 @@ def compose(kind: str, items: list[str], settings: Pool, dropped: Counter[str]) 
     return f"I am {', '.join(names[:-1])}, and {names[-1]}.", ""
 
 
-def refused(kind: str, text: str, language: str) -> str:
-    """Why a whole text cannot be anybody's, or empty."""
-    if hygiene.contact(text):
-        return "contact_details"
-    if language == "en" and hygiene.foreign(text, prose=kind == "profiles"):
-        return "language"
-    return ""
-
-
 async def _ask(
-    kind: Kind, p: FilterPersonas, client: Client, generator: Role, pool: list[str], where: tuple[object, ...]
+    pool: TextPool, p: FilterPersonas, client: Client, generator: Role, texts: list[str], where: tuple[object, ...]
 ) -> list[list[str]]:
-    """One generator call; its examples are drawn from `pool` by the call's own seed."""
-    chosen = sorted(pool, key=lambda t: seed_of(*where, t))[: p.examples]
+    """Items of the texts of one generator call; its examples are drawn from `texts` by the call's own seed."""
+    chosen = sorted(texts, key=lambda t: seed_of(*where, t))[: p.examples]
     try:
-        answer = await client.ask(generator, chat(kind, chosen, p.per_call), seed_of(*where), str.strip)
+        answer = await client.ask(generator, chat(pool, chosen, p.per_call), seed_of(*where), str.strip)
     except CallFailed as e:
-        kind.rejected[e.reason] += p.per_call
+        pool.rejected[e.reason] += p.per_call
         return []
-    return parse(kind, answer.text, answer.outcome == "truncated")[: p.per_call]
+    return parse(pool.name, answer.text, answer.outcome == "truncated")[: p.per_call]
 
 
-def begin(kind: Kind, language: str, encode: "Encode") -> None:
-    """Embed the seeds and take over what is imported and new."""
-    from stages.text.dedup import Kept
+async def _round(pool: TextPool, p: FilterPersonas, client: Client, generator: Role, encode: Encode) -> int:
+    """One round of calls; returns how many of the texts were kept."""
+    number, texts = len(pool.rounds), [t["text"] for t in pool.texts]
+    asks = [partial(_ask, pool, p, client, generator, texts, (p.seed, pool.name, number, call)) for call in range(p.calls)]
+    replies = await windowed(asks, p.calls)
+    composed = [compose(pool.name, items, pool.settings, pool.dropped) for reply in replies for items in reply]
+    pool.rejected.update(reason for _, reason in composed if reason)
+    fit = [text for text, reason in composed if not reason]
+    encode(fit)  # in one batch; below it is looked up, as the pool must end with exactly `target` texts
+    accepted = surplus = 0
+    for text in fit:
+        if len(pool.texts) < pool.settings.target:
+            accepted += pool.offer([text], "generated", p.language, encode)
+        else:
+            surplus += 1  # the pool was full: neither kept nor rejected, so not counted
+    asked = p.calls * p.per_call - surplus
+    pool.generated += asked
+    pool.rounds.append({"round": number + 1, "pool": len(pool.texts), "acceptance": round(accepted / asked, 4)})
+    return accepted
 
-    vectors = encode([t["text"] for t in kind.texts])
-    kind.kept = Kept(vectors.shape[1])
-    kind.kept.add(vectors)
-    keep(kind, [t["text"] for t in kind.imported], "imported", language, encode)
 
-
-def keep(kind: Kind, texts: list[str], category: str, language: str, encode: "Encode") -> int:
-    """Keep those of `texts` that may be kept; returns how many. What is refused is counted with its reason."""
-    assert kind.kept is not None
-    reasons = [refused(kind.name, text, language) for text in texts]
-    kind.rejected.update(reason for reason in reasons if reason)
-    fit = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
-    new = kind.kept.offer(encode(fit), kind.settings.threshold)
-    kind.rejected.update(["duplicate"] * (len(fit) - len(new)))
-    kind.texts += [{"text": fit[i], "category": category} for i in new]
-    return len(new)
-
-
-async def grow(kind: Kind, p: FilterPersonas, client: Client, generator: Role, encode: "Encode") -> None:
-    """Rounds of generation until a stop is reached; `kind` is changed in place."""
-    if kind.imported:
-        begin(kind, p.language, encode)
-    poor = 0
+async def grow(pool: TextPool, p: FilterPersonas, client: Client, generator: Role, encode: Encode) -> None:
+    """Take over what is imported, then run rounds of generation until a stop is reached; `pool` is changed in place."""
+    if pool.imported:
+        pool.offer([t["text"] for t in pool.imported], "imported", p.language, encode)
 
     def numbers() -> dict[str, float | None]:
-        return {**client.numbers(), "acceptance": kind.rounds[-1]["acceptance"] if kind.rounds else None}
+        return {**client.numbers(), "acceptance": pool.rounds[-1]["acceptance"] if pool.rounds else None}
 
-    with Progress(f"filter_personas: {kind.name}", kind.settings.target, numbers=numbers) as progress:
-        progress.step(min(len(kind.texts), kind.settings.target))
-        while not kind.stopped:
-            if len(kind.texts) >= kind.settings.target:
-                kind.stopped = "target"
-                break
-            if len(kind.rounds) >= p.max_rounds:
-                kind.stopped = "max_rounds"
-                break
-            number = len(kind.rounds)
-            pool = [t["text"] for t in kind.texts]
-            asks = [partial(_ask, kind, p, client, generator, pool, (p.seed, kind.name, number, c)) for c in range(p.calls)]
-            replies = await windowed(asks, p.calls)
-            composed = [compose(kind.name, items, kind.settings, kind.dropped) for reply in replies for items in reply]
-            kind.generated += p.calls * p.per_call
-            kind.rejected.update(reason for _, reason in composed if reason)
-            if kind.kept is None:
-                begin(kind, p.language, encode)
-            fit = [text for text, reason in composed if not reason]
-            encode(fit)  # in one batch; below it is looked up, as the pool must end with exactly `target` texts
-            accepted = 0
-            surplus = 0
-            for text in fit:
-                if len(kind.texts) < kind.settings.target:
-                    accepted += keep(kind, [text], "generated", p.language, encode)
-                else:
-                    surplus += 1
-            kind.generated -= surplus  # asked for, but the pool was full: neither kept nor refused
-            progress.step(accepted)
-            share = accepted / (p.calls * p.per_call - surplus)
-            kind.rounds.append({"round": number + 1, "pool": len(kind.texts), "acceptance": round(share, 4)})
-            poor = poor + 1 if share < p.min_acceptance else 0
-            if poor >= p.patience:
-                kind.stopped = "saturated"
+    with Progress(f"filter_personas: {pool.name}", pool.settings.target, numbers=numbers) as progress:
+        progress.step(min(len(pool.texts), pool.settings.target))
+        while not (reason := pool.stop_reason(p)):
+            progress.step(await _round(pool, p, client, generator, encode))
+    pool.stopped = reason

@@ -2,6 +2,7 @@
 
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from stages.core.cli import UserError
 from stages.core.files import Record, read_lines, read_text
@@ -14,6 +15,13 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def _values(path: Path) -> list[tuple[int, Any]]:
+    """(line number, value) of every line that is not empty: JSON in a .jsonl file, else plain text."""
+    if path.suffix == ".jsonl":
+        return list(read_lines(path))
+    return [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
+
+
 def read(path: Path, limits: SeedPersonas, least: int = 1) -> list[Record]:
     """Texts of one file as {text, category}, in order, first of equal texts kept.
 
@@ -21,13 +29,7 @@ def read(path: Path, limits: SeedPersonas, least: int = 1) -> list[Record]:
         UserError: file:line of a line that is no text; a file with fewer than `least`.
     """
     rows: dict[str, Record] = {}
-    plain = path.suffix != ".jsonl"
-    lines = (
-        [(n, line) for n, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
-        if plain
-        else list(read_lines(path))
-    )
-    for number, value in lines:
+    for number, value in _values(path):
         text = value.get("text") if isinstance(value, dict) else value
         category = value.get("category", "") if isinstance(value, dict) else ""
         if not isinstance(text, str) or not isinstance(category, str):

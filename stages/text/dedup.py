@@ -1,11 +1,8 @@
 """The greedy filter: a text is kept if nothing kept before is nearer than a threshold."""
 
-from typing import TYPE_CHECKING, Any
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Vectors = np.ndarray[Any, np.dtype[np.float32]]
+from stages.text.encoder import Vectors
 
 BLOCK = 2048  # candidates compared at once: 2048 x 8192 cosines are 64 MB
 COLUMNS = 8192
@@ -14,35 +11,29 @@ COLUMNS = 8192
 class Kept:
     """Vectors kept by the greedy rule: in order of arrival, kept if the greatest cosine to all kept is at most a threshold.
 
-    The same set as one by one, by blocked matrix products: a block of candidates is compared with all that is kept at once,
+    Blocked matrix products give the same set as one by one: a block of candidates is compared with all that is kept at once,
     and a pass in order settles what those of the block do to each other.
     """
 
     def __init__(self, dim: int):
-        import numpy as np
-
         self._rows = np.empty((256, dim), dtype=np.float32)
         self.count = 0
 
     @property
-    def vectors(self) -> "Vectors":
+    def vectors(self) -> Vectors:
         """[count, dim], unit rows."""
         return self._rows[: self.count]
 
-    def nearest(self, vectors: "Vectors") -> "Vectors":
-        """Greatest cosine of each row of `vectors` to anything kept, [n]; -1 where nothing is."""
-        import numpy as np
-
+    def nearest(self, vectors: Vectors) -> Vectors:
+        """Greatest cosine of each row of `vectors` [n, dim] to anything kept, [n]; -1 where nothing is."""
         best = np.full(len(vectors), -1.0, dtype=np.float32)
         for start in range(0, self.count, COLUMNS):
             np.maximum(best, (vectors @ self._rows[start : min(start + COLUMNS, self.count)].T).max(1), out=best)
         return best
 
-    def offer(self, vectors: "Vectors", threshold: float) -> list[int]:
+    def offer(self, vectors: Vectors, threshold: float) -> list[int]:
         """Keep what may be kept of unit `vectors` [n, dim]; returns the indices kept, in order."""
-        import numpy as np
-
-        taken: list[int] = []
+        kept: list[int] = []
         for start in range(0, len(vectors), BLOCK):
             block = vectors[start : start + BLOCK]
             free = np.flatnonzero(self.nearest(block) <= threshold)
@@ -53,13 +44,11 @@ class Kept:
                 if alive[i]:
                     alive[i + 1 :] &= ~near[i, i + 1 :]
             self.add(block[alive])
-            taken += [int(start + free[i]) for i in np.flatnonzero(alive)]
-        return taken
+            kept += [int(start + free[i]) for i in np.flatnonzero(alive)]
+        return kept
 
-    def add(self, vectors: "Vectors") -> None:
-        """Keep `vectors` without asking."""
-        import numpy as np
-
+    def add(self, vectors: Vectors) -> None:
+        """Keep `vectors` [n, dim] whatever their cosines."""
         needed = self.count + len(vectors)
         if needed > len(self._rows):
             rows = np.empty((max(needed, 2 * len(self._rows)), self._rows.shape[1]), dtype=np.float32)

@@ -1,9 +1,11 @@
 """Sentence embeddings and what is done with them: unit vectors, so a dot product is the cosine."""
 
 import importlib
+import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from stages.core.cli import UserError, one_line
 from stages.text.settings import EncoderParams
@@ -12,10 +14,13 @@ from stages.weights.digest import check_digest
 if TYPE_CHECKING:
     import numpy as np
 
-    Vectors = np.ndarray[Any, np.dtype[np.float32]]
+# quoted, as a stage's --help must not import numpy
+Vectors: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
+Encode: TypeAlias = Callable[[list[str]], Vectors]
+"""Texts -> unit vectors [len(texts), dim]."""
 
 PACKAGE = "package:"
-CHUNK = 16  # batches: of more texts than that, so many at a time are embedded
+CHUNK = 16  # batches: more texts than these are embedded so many batches at a time
 
 
 @lru_cache(maxsize=1)
@@ -25,28 +30,31 @@ def _load(source: str, revision: str, sha256: str) -> Any:
 
     folder = Path(source)
     if not folder.is_dir():
-        folder = Path(
-            snapshot_download(
-                source, revision=revision or None, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"]
-            )
-        )
+        patterns = ["*.json", "*.txt", "*.model", "*.safetensors"]
+        folder = Path(snapshot_download(source, revision=revision or None, allow_patterns=patterns))
     check_digest([*folder.rglob("*.safetensors")], sha256, "encoder")
     return SentenceTransformer(str(folder), trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
 
+def _installed(package: str) -> str:
+    """Folder of the weights inside an installed package."""
+    try:
+        return str(Path(importlib.import_module(package).__file__ or "").parent / "model")
+    except ImportError:
+        raise UserError(f"encoder.model: package {package} is not installed; run make setup") from None
+
+
 class Encoder:
-    """A sentence encoder; every text is embedded once however often it is asked for."""
+    """A sentence encoder; every text is embedded once, however often it is asked for.
+
+    Raises:
+        UserError: the model cannot be loaded, or has another digest than the pinned one.
+    """
 
     def __init__(self, params: EncoderParams):
-        import os
-
         source = params.model
         if source.startswith(PACKAGE):
-            name = source.removeprefix(PACKAGE)
-            try:
-                source = str(Path(importlib.import_module(name).__file__ or "").parent / "model")
-            except ImportError:
-                raise UserError(f"encoder.model: package {name} is not installed; run make setup") from None
+            source = _installed(source.removeprefix(PACKAGE))
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             self._model = _load(source, params.revision, params.sha256)
@@ -57,7 +65,7 @@ class Encoder:
         self._batch = params.batch_size
         self._known: dict[str, Any] = {}
 
-    def __call__(self, texts: list[str]) -> "Vectors":
+    def __call__(self, texts: list[str]) -> Vectors:
         """[len(texts), dim] float32 unit vectors."""
         import numpy as np
 
@@ -65,24 +73,23 @@ class Encoder:
         size = CHUNK * self._batch
         if len(new) > size:  # texts of like lengths together, the same ones wherever they are embedded
             new.sort(key=lambda text: (-len(text), text))
-            chunks = [new[i : i + size] for i in range(0, len(new), size)]
-            self._known.update(zip(new, np.concatenate([self.encoded(chunk) for chunk in chunks]), strict=True))
-        elif new:
-            self._known.update(zip(new, self.encoded(new), strict=True))
+        for start in range(0, len(new), size):
+            chunk = new[start : start + size]
+            self._known.update(zip(chunk, self._embed(chunk), strict=True))
         if not texts:
             return np.zeros((0, self._model.get_embedding_dimension() or 0), dtype=np.float32)
         return np.stack([self._known[t] for t in texts])
 
-    def encoded(self, texts: list[str]) -> "Vectors":
-        """The same, computed here and now."""
+    def _embed(self, texts: list[str]) -> Vectors:
         import numpy as np
 
         vectors = self._model.encode(texts, batch_size=self._batch, normalize_embeddings=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
 
 
-def nearest_rank(queries: "Vectors", pool: "Vectors", right: list[int]) -> list[int]:
-    """For each query the 1-based rank of pool row `right[i]` by cosine; equal cosines count half, rounded up."""
+def nearest_rank(queries: Vectors, pool: Vectors, right: list[int]) -> list[int]:
+    """For each query [n, dim] the 1-based rank of row `right[i]` of `pool` [m, dim] by cosine; equal cosines count half,
+    rounded up."""
     import numpy as np
 
     cosines = queries @ pool.T
@@ -92,10 +99,10 @@ def nearest_rank(queries: "Vectors", pool: "Vectors", right: list[int]) -> list[
     return [int(r) for r in 1 + higher + (equal + 1) // 2]
 
 
-def so_far(vectors: "Vectors") -> "Vectors":
-    """Unit mean of the rows up to each one, [n, dim]: what was said by then.
+def so_far(vectors: Vectors) -> Vectors:
+    """Unit mean of the rows up to each one, [n, dim] -> [n, dim]: all that was written by then.
 
-    Of texts joined to one the encoder would read the first 256 tokens, two or three turns of a capable model.
+    Joined to one text, two or three turns of a capable model would exceed the 256 tokens that the encoder reads.
     """
     import numpy as np
 

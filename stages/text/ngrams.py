@@ -1,4 +1,4 @@
-"""What is wrong with a user turn, and what it reveals: plain text measures, no model asked."""
+"""Words of a text, and how much of one text is in another: measures on words and word n-grams, no model asked."""
 
 import re
 from functools import lru_cache
@@ -10,11 +10,17 @@ that these those he she they his her their them who which not no have has had do
 should into out up down over about one i'm i've
 """
 FUNCTION_WORDS = frozenset(_WORDS.split())
+Gram = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
     """Lower-case words."""
     return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
+
+
+def ngrams(tokens: list[str], n: int = 3) -> list[Gram]:
+    """All runs of `n` tokens, in order."""
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
 
 
 def stem(word: str) -> str:
@@ -25,44 +31,46 @@ def stem(word: str) -> str:
     return word
 
 
-@lru_cache(maxsize=1000)  # a text is looked at once for every item of its persona
+@lru_cache(maxsize=1000)  # a text is compared with every item of its persona
 def content(text: str) -> set[str]:
-    """Stems of the words that carry meaning."""
+    """Stems of the content words."""
     return {stem(w) for w in words(text) if w not in FUNCTION_WORDS}
 
 
-def revealed(fact: str, said: str) -> float:
-    """Share of the fact's content words that `said` contains (1.0 for a fact without any)."""
+def coverage(fact: str, text: str) -> float:
+    """Share of the content words of `fact` that `text` holds, 1.0 for a fact without any.
+
+    ROUGE-1 recall (Lin 2004) over sets of stems without function words.
+    """
     wanted = content(fact)
-    return len(wanted & content(said)) / len(wanted) if wanted else 1.0
+    return len(wanted & content(text)) / len(wanted) if wanted else 1.0
 
 
 def repetition(text: str) -> float:
-    """Share of the word 3-grams that occurred before in the same text."""
-    w = words(text)
-    grams = list(zip(w, w[1:], w[2:], strict=False))
+    """Share of the word 3-grams that occurred before in the same text: seq-rep-3 (Welleck et al. 2020)."""
+    grams = ngrams(words(text))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def taken(text: str, sources: list[str]) -> float:
-    """Share of the word 3-grams of `text` that stand in one of `sources`; 0 for a text of fewer words."""
-    own, *others = ([*zip(w, w[1:], w[2:], strict=False)] for w in (words(t) for t in (text, *sources)))
-    known = {gram for grams in others for gram in grams}
+def _known(sources: list[str]) -> set[Gram]:
+    return {gram for source in sources for gram in ngrams(words(source))}
+
+
+def containment(text: str, sources: list[str]) -> float:
+    """Share of the word 3-grams of `text` that occur in one of `sources` (containment, Broder 1997); 0.0 for a text of fewer
+    than three words."""
+    known, own = _known(sources), ngrams(words(text))
     return sum(gram in known for gram in own) / len(own) if own else 0.0
 
 
-def without(text: str, sources: list[str]) -> str:
-    """The words of `text` but those of word 3-grams that stand in one of `sources`; `text` itself where there are none."""
-    found = [words(t) for t in (text, *sources)]
-    known = {gram for w in found[1:] for gram in zip(w, w[1:], w[2:], strict=False)}
-    own, places = found[0], set[int]()
-    for i, gram in enumerate(zip(own, own[1:], own[2:], strict=False)):
-        if gram in known:
-            places |= {i, i + 1, i + 2}
-    return " ".join(w for i, w in enumerate(own) if i not in places) if places else text
+def novel(text: str, sources: list[str]) -> str:
+    """The words of `text` outside the word 3-grams that occur in one of `sources`; `text` itself where none occurs."""
+    known, own = _known(sources), words(text)
+    shared = {i + k for i, gram in enumerate(ngrams(own)) if gram in known for k in range(3)}
+    return " ".join(w for i, w in enumerate(own) if i not in shared) if shared else text
 
 
-def overlap(a: str, b: str) -> float:
-    """Jaccard overlap of the word 3-grams of two texts."""
-    ga, gb = ({*zip(w, w[1:], w[2:], strict=False)} for w in (words(a), words(b)))
-    return len(ga & gb) / len(ga | gb) if ga | gb else float(a == b)
+def jaccard(a: str, b: str) -> float:
+    """Jaccard similarity of the word 3-grams of two texts; of two texts without any, 1.0 if they are equal, else 0.0."""
+    own, other = set(ngrams(words(a))), set(ngrams(words(b)))
+    return len(own & other) / len(own | other) if own | other else float(a == b)

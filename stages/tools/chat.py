@@ -49,7 +49,7 @@ class Talk:
         asked = [*self.said, {"role": "user", "content": message}]
         pieces: list[str] = []
         stream: Any = self._client.chat.completions.create(
-            model=self.engine.model, messages=control_tokens.disarmed(asked, self.folder), stream=True, seed=seed,
+            model=self.engine.model, messages=control_tokens.escaped(asked, self.folder), stream=True, seed=seed,
             temperature=how.temp, top_p=how.top_p, frequency_penalty=how.penalty, max_tokens=how.tokens,
             stop=["\n"],
         )  # fmt: skip

@@ -25,16 +25,18 @@ from stages.core.cli import parser, run
 from stages.core.files import Record, read_jsonl, read_text
 from stages.core.progress import Progress, span
 from stages.core.prompts import Message
-from stages.dialogue import assistant, grow
+from stages.dialogue import assistant, binding, grow
+from stages.dialogue.conversation import conversation
 from stages.dialogue.transcript import Exchange
+from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
 from stages.llm.batch import DISCOUNT
 from stages.llm.client import Client
 from stages.llm.settings import EMBEDDED, Llm, Role
-from stages.personas import seeds
-from stages.personas.persona import Persona, from_record
-from stages.personas.pool import Kind, chat
+from stages.personas import persona, seeds
+from stages.personas.persona import Persona
+from stages.personas.pool import TextPool, chat
 from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
 
@@ -211,23 +213,23 @@ class Pipeline:
         """Personas that a stage reads, or `number` stand-ins as long as the seeds where they are yet to be made."""
         path = self.made(stage, "personas")
         if path is not None:
-            return [from_record(r, f"{path}:{n}") for n, r in enumerate(read_jsonl(path), 1)]
+            return persona.read(path)
         people, characters = self.seeds("profiles"), self.seeds("personalities")
         pairs = [(people[n % len(people)]["text"], characters[n % len(characters)]["text"]) for n in range(number)]
         return [Persona(f"{profile} My number is {n}.", traits) for n, (profile, traits) in enumerate(pairs)]
 
     def seeds(self, pool: str) -> list[Record]:
-        """The handwritten texts of a pool."""
+        """The seed texts of a pool."""
         limits = params.load("seed_personas", seed_personas.Params).seed_personas
         return seeds.read(self.path("seed_personas", pool), limits)
 
 
-class Walked(assistant.Tested):
+class Walked(assistant.ModelUnderTest):
     """A model under test that nobody asks."""
 
     def sees(self, past: list[Exchange], message: str) -> list[Exchange]:
         """As many as the model would see; what stands in for replies is not embedded to find the nearest."""
-        if self.memory == "similar" and any(e.said.startswith(STAND_IN) or e.reply.startswith(STAND_IN) for e in past):
+        if self.memory == "similar" and any(e.message.startswith(STAND_IN) or e.reply.startswith(STAND_IN) for e in past):
             return past[-self.similar :]
         return super().sees(past, message)
 
@@ -246,7 +248,7 @@ async def plan_personas(line: Pipeline, seen: set[str]) -> dict[str, Need]:
         for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
             settings = getattr(f, pool)
             seeds = line.seeds(pool)
-            kind = Kind(pool, settings, prompt, seeds)
+            kind = TextPool(pool, settings, prompt, seeds)
             try:
                 with contextlib.redirect_stderr(io.StringIO()):  # its progress line
                     await grow_pool(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
@@ -283,16 +285,17 @@ async def plan_converse(
     p = params.load("converse", converse.Params)
     texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
     f = params.load("filter_personas", filter_personas.Params).filter_personas
-    model, folder = assistant.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
-    if arm["model"] == assistant.LOCAL:
+    model, folder = binding.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
+    if arm["model"] == binding.LOCAL:
         folder = line.made(name, "weights")
-    folders = {EMBEDDED: line.made(name, "base"), assistant.UNDER_TEST: folder}
+    folders = {EMBEDDED: line.made(name, "base"), binding.UNDER_TEST: folder}
     async with Planner(name, p.llm, folders, p.converse.resamples, seen) as client:
         tested = Walked(p.converse, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
-        people = line.personas(name, f.eval_profiles * f.eval_personalities)
+        people, c = line.personas(name, f.eval_profiles * f.eval_personalities), p.converse
+        user = User(client, p.user, texts["user"])
         talks = []
         for person in people:
-            talks.append(await assistant.conversation(p.converse, p.user, client, tested, person, texts["user"]))
+            talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
             progress.step()
         return client.needs, talks
 

@@ -2,43 +2,36 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_text, root, write_json
+from stages.core.params import Section
+from stages.weights import control_tokens
+from stages.weights.digest import of_files
 
-if TYPE_CHECKING:
-    from stages.core.statistics import Array
-
-    LogProbs = list[Array]
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
-def made_from(stage: str, settings: Any, *inputs: Path) -> Record:
-    """All that determines what training makes, for the name of its checkpoints: params, inputs, code and versions."""
+def made_from(stage: str, params: Section, *inputs: Path) -> Record:
+    """All that determines what a training makes, for the name of its checkpoints: params, inputs, code and versions.
 
-    def sha256(*files: Path) -> str:
-        total = hashlib.sha256()
-        for file in files:
-            with file.open("rb") as f:
-                total.update(hashlib.file_digest(f, "sha256").digest())
-        return total.hexdigest()
-
-    here = Path(__file__).parent
-    code = [here / f"{name}.py" for name in ("training", "prefix", "rows")]
+    Args:
+        inputs: files, and model folders, every file of which counts (a chat template shapes the rows as weights do).
+    """
+    code = [*sorted(PACKAGE.glob("*.py")), Path(control_tokens.__file__), PACKAGE.parent / f"{stage}.py"]
     return {
         "stage": stage,
-        "params": asdict(settings),
-        "inputs": [sha256(*(sorted(p.glob("*.safetensors")) if p.is_dir() else [p])) for p in inputs],
-        "code": sha256(*code, here.parent / f"{stage}.py"),
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "accelerate")},
+        "params": params.model_dump(mode="json"),
+        "inputs": [of_files(sorted(f for f in [path, *path.rglob("*")] if f.is_file())) for path in inputs],
+        "code": of_files(code),
+        "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
@@ -46,8 +39,10 @@ def made_from(stage: str, settings: Any, *inputs: Path) -> Record:
 def checkpoints(made: Record) -> Iterator[Path]:
     """Folder for the checkpoints of a training, shared by all workspaces of this repository; gone once the block ends well.
 
-    A second process that trains the same waits.
+    A second training of the same waits.
 
+    Args:
+        made: see `made_from`.
     Raises:
         UserError: the folder holds checkpoints of something else.
     """
@@ -59,7 +54,7 @@ def checkpoints(made: Record) -> Iterator[Path]:
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         note = folder / "made_from.json"
-        folder.mkdir(exist_ok=True)  # whoever was waited for has removed it
+        folder.mkdir(exist_ok=True)  # the training that held the lock has removed it
         if note.exists() and json.loads(read_text(note)) != made:
             raise UserError(f"{folder}: holds checkpoints of other params or inputs; delete the folder")
         write_json(note, made)

@@ -1,4 +1,4 @@
-"""Training rows as tokens: what is trained on is what was said, to the token.
+"""Training rows as tokens: a model is trained on the very tokens of the conversation.
 
 The prompt is what the model sees when it is asked (with the generation prompt); the reply ends with the token that ends a
 turn, and nothing after it is trained. The chat template is the model's own, filled for the prompt and with the reply.
@@ -12,9 +12,7 @@ from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_lines
 from stages.core.prompts import Message
 from stages.training.shared_prefix import IGNORED
-from stages.weights.control_tokens import disarmed
-
-RULES = ("drop", "cut_oldest")
+from stages.weights.control_tokens import escaped
 
 
 def check_row(row: Any, keys: tuple[str, ...], where: str) -> None:
@@ -43,13 +41,13 @@ def encode(prompt: list[Message], reply: list[Message], tokenizer: Any) -> tuple
         raise ValueError("the chat template renders the prompt otherwise when a reply follows")
     plain = {"add_special_tokens": False}  # the template writes them all
     before, both = (tokenizer(text, **plain).input_ids for text in (asked, whole))
-    # where a token would span the border, the reply is read by itself, as it is when the model writes it
-    said = both[len(before) :] if both[: len(before)] == before else tokenizer(whole[len(asked) :], **plain).input_ids
+    # where a token would span the border, the reply is tokenised by itself, as it is when the model writes it
+    after = both[len(before) :] if both[: len(before)] == before else tokenizer(whole[len(asked) :], **plain).input_ids
     special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    ends = [i for i, token in enumerate(said) if token in special]
+    ends = [i for i, token in enumerate(after) if token in special]
     if not ends:
         raise ValueError("the chat template ends the reply without a special token, so no model could learn to stop")
-    return before, said[: ends[-1] + 1]
+    return before, after[: ends[-1] + 1]
 
 
 def shorter(prompt: list[Message]) -> list[Message] | None:
@@ -58,6 +56,24 @@ def shorter(prompt: list[Message]) -> list[Message] | None:
     chat = prompt[len(system) :]
     later = next((i for i, m in enumerate(chat) if i and m["role"] == "user"), None)
     return None if later is None else system + chat[later:]
+
+
+def tokens(row: Record, keys: tuple[str, ...], tokenizer: Any, max_length: int, rule: str) -> tuple[Record | None, bool]:
+    """(`<key>_ids` for every key of a row, None where it does not fit; whether its prompt was cut). Arguments: see `read`.
+
+    Raises:
+        Exception: the chat template cannot take the row; templates raise errors of their own.
+    """
+    chats: dict[str, list[Message]] = {key: escaped(row[key], Path(tokenizer.name_or_path)) for key in keys}
+    prompt: list[Message] | None = chats.pop("prompt")
+    cut = False
+    while prompt:
+        found = {key: encode(prompt, reply, tokenizer) for key, reply in chats.items()}
+        if max(len(before) + len(after) for before, after in found.values()) <= max_length:
+            before = next(iter(found.values()))[0]
+            return {"prompt_ids": before, **{f"{key}_ids": after for key, (_, after) in found.items()}}, cut
+        prompt, cut = (shorter(prompt) if rule == "cut_oldest" else None), True
+    return None, False
 
 
 def read(
@@ -81,39 +97,32 @@ def read(
     Raises:
         UserError: file:line of a row that is none or that the chat template cannot take; no row left.
     """
-    folder = Path(tokenizer.name_or_path)
     rows: list[Record] = []
     dropped = cut = 0
     for number, row in lines(path):
         check_row(row, keys, f"{path}:{number}")
-        prompt: list[Message] | None = disarmed(row["prompt"], folder)
-        first = next((i for i, m in enumerate(row["prompt"]) if m["role"] == "user"), len(row["prompt"]) - 1)
-        conversation = digest(row["prompt"][: first + 1])[:12]
-        was_cut = False
-        while prompt:
-            try:
-                found = {k: encode(prompt, disarmed(row[k], folder), tokenizer) for k in keys if k != "prompt"}
-            except Exception as e:  # templates raise errors of their own for roles they do not take
-                raise UserError(f"{path}:{number}: cannot be put into the model's chat template: {e}") from None
-            if max(len(before) + len(said) for before, said in found.values()) <= max_length:
-                ids = {f"{k}_ids": said for k, (_, said) in found.items()}
-                rows.append({"prompt_ids": next(iter(found.values()))[0], **ids, "conversation": conversation})
-                cut += was_cut
-                break
-            prompt, was_cut = (shorter(prompt) if rule == "cut_oldest" else None), True
-        else:
+        try:
+            ids, was_cut = tokens(row, keys, tokenizer, max_length, rule)
+        except Exception as e:
+            raise UserError(f"{path}:{number}: cannot be put into the model's chat template: {e}") from None
+        if ids is None:
             dropped += 1
+            continue
+        first = next((i for i, m in enumerate(row["prompt"]) if m["role"] == "user"), len(row["prompt"]) - 1)
+        rows.append({**ids, "conversation": digest(row["prompt"][: first + 1])[:12]})
+        cut += was_cut
     if not rows:
         raise UserError(f"{path}: no row to train on ({dropped} are longer than train.max_length = {max_length})")
     return rows, {"rows": len(rows), "too_long_dropped": dropped, "too_long_cut": cut}
 
 
 def supervised(rows: list[Record], key: str) -> list[Record]:
-    """Rows as TRL's SFT takes them, `input_ids` and `labels`: loss on the reply `key` only."""
+    """Rows as TRL's SFT reads them, `input_ids` and `labels`: loss on the reply `key` only; `conversation` stays."""
     return [
         {
-            "input_ids": r["prompt_ids"] + r[f"{key}_ids"],
-            "labels": [IGNORED] * len(r["prompt_ids"]) + r[f"{key}_ids"],
+            "input_ids": row["prompt_ids"] + row[f"{key}_ids"],
+            "labels": [IGNORED] * len(row["prompt_ids"]) + row[f"{key}_ids"],
+            "conversation": row["conversation"],
         }
-        for r in rows
+        for row in rows
     ]

@@ -12,17 +12,12 @@ from itertools import pairwise
 import numpy as np
 
 from stages.core.cli import UserError
-from stages.core.files import Record, digest
+from stages.core.files import Record
 from stages.core.statistics import Array, interval, resamples
 
 Model = Sequence[Array]
 Pairs = Sequence[Model]  # chosen, rejected
 CAP = 40.0  # nats a token; exp() of more says nothing but "diverged", and ends in infinity
-
-
-def conversation(row: Record) -> str:
-    """What rows of one conversation have in common: their first user message."""
-    return digest(next((m["content"] for m in row["prompt"] if m["role"] == "user"), ""))
 
 
 def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: int) -> Record:

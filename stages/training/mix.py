@@ -1,6 +1,6 @@
 """SFT mixing: rows of other data among those of the pipeline, at given shares, to keep general ability.
 
-Section `sft` names them: `mix: {tulu: 0.2}` reads tulu.jsonl in the folder that dvc.yaml gives (DVC cannot take a list of
+Section `sft` names them: `mix: {tulu: 0.2}` reads tulu.jsonl in the folder that dvc.yaml gives (DVC cannot read a list of
 files from params, but a folder is one dependency), and makes its rows 20 % of all training rows.
 """
 
@@ -10,16 +10,6 @@ from pathlib import Path
 from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_lines
 from stages.training.dataset import check_row
-
-
-def faults(mix: dict[str, float]) -> list[str]:
-    """What is wrong with shares by name of a file, the name in front."""
-    total = sum(mix.values())
-    return [
-        *(f"{name}: must be the plain name of a file, without a folder" for name in mix if Path(name).name != name),
-        *(f"{name}: {share} is outside [0, 1)" for name, share in mix.items() if not 0 <= share < 1),
-        *([f"the shares sum to {total:g}, which leaves no room for the pipeline's own rows"] if total >= 1 else []),
-    ]
 
 
 def source(folder: Path, name: str) -> Path:
@@ -42,7 +32,7 @@ def read(path: Path) -> Iterator[tuple[int, Record]]:
             check_row(row, ("messages",), where)
             *before, last = row["messages"]
             if last["role"] != "assistant" or not before:
-                raise UserError(f"{where}: `messages` must end with a reply of the assistant to something said before")
+                raise UserError(f"{where}: `messages` must end with a reply of the assistant to an earlier message")
             row = {"prompt": before, "completion": [last]}
         check_row(row, ("prompt", "completion"), where)
         yield number, {k: row[k] for k in ("prompt", "completion")}

@@ -1,79 +1,141 @@
-"""Sections `train`, `sft` and `dpo` of params.yaml."""
+"""Sections `train`, `sft` and `dpo` of params.yaml.
 
-from typing import Literal
+What TRL knows has TRL's name here (SFTConfig, DPOConfig, ModelConfig) and need not be listed: every other key of a section
+goes to TRL as it stands, provided that the installed TRL has it. Ours are the names that TRL has not.
+"""
 
-from pydantic import Field, field_validator
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, Self
 
-from stages.core.params import Section
-from stages.training import mix
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from stages.core.params import Section, near
+
+# TRL's settings that the stages decide themselves, as they make the tokens, their order, the masks and the evaluation
+_OWN = """
+output_dir resume_from_checkpoint save_strategy disable_tqdm logging_nan_inf_filter local_rank data_seed bf16
+max_length truncation_mode packing packing_strategy padding_free pad_to_multiple_of eos_token pad_token chat_template_path
+dataset_text_field dataset_kwargs dataset_num_proc shuffle_dataset train_sampling_strategy length_column_name
+auto_find_batch_size completion_only_loss assistant_only_loss model_init_kwargs trust_remote_code
+precompute_ref_log_probs precompute_ref_batch_size per_device_eval_batch_size do_train do_eval do_predict
+eval_packing eval_strategy eval_steps eval_delay eval_on_start eval_accumulation_steps
+load_best_model_at_end metric_for_best_model greater_is_better
+"""
+OWN = frozenset(_OWN.split())
+# losses of DPO that read these settings; the others pass them over without a word
+READ_BY = {"label_smoothing": {"robust", "exo_pair", "aot", "aot_unpaired"}, "discopop_tau": {"discopop"}}
+BY_BATCH = {"aot", "aot_unpaired"}  # they sort within a batch; in a batch of one both are the plain sigmoid
 
 
-class Train(Section):
+class TrlSection(Section):
+    """A section whose further keys are TRL's."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _further_keys_are_trls(self) -> Self:
+        if extra := self.model_extra:
+            known = trl_names(type(self).__name__) - OWN
+            listed = sorted({*known, *type(self).model_fields})
+            self.reject(
+                (key, "the stage sees to it itself" if key in OWN else f"unknown{near(key, listed)}")
+                for key in extra
+                if key not in known
+            )
+        return self
+
+    def reject(self, faults: Iterable[tuple[str, str]]) -> None:
+        """Raise a ValidationError of (key, what is wrong with it), if there are any."""
+        errors = [(key, PydanticCustomError("value_error", "{text}", {"text": text})) for key, text in faults]
+        if errors:
+            details = [InitErrorDetails(type=error, loc=(key,), input=getattr(self, key)) for key, error in errors]
+            raise ValidationError.from_exception_data(type(self).__name__, details)
+
+
+def trl_names(section: str) -> set[str]:
+    """Names of TRL's settings that section Sft, Dpo or Train may hold."""
+    from trl import DPOConfig, ModelConfig, SFTConfig
+
+    sft, dpo, model = ({field.name for field in fields(kind)} for kind in (SFTConfig, DPOConfig, ModelConfig))
+    lora = {name for name in model if name.startswith("lora_")} | {"use_rslora", "use_dora"}
+    return {"Sft": sft, "Dpo": dpo, "Train": (sft & dpo) | lora}[section]
+
+
+class Train(TrlSection):
     """Section `train`: what both trainings share."""
 
-    lora_rank: int = Field(ge=0)
-    """0 trains all weights."""
+    lora_r: int = Field(ge=0)
+    """LoRA's rank; 0 trains all weights."""
     lora_alpha: int
     """LoRA's alpha."""
-    lora_dropout: float
+    lora_dropout: float = Field(ge=0, lt=1)
     """LoRA's dropout."""
     lora_layers: int = Field(ge=0)
-    """Adapts the last so many blocks, 0 all."""
+    """Ours: adapters are on the last so many blocks, on all for 0."""
     dtype: Literal["bfloat16", "float32"]
     """Of the arithmetic."""
     max_length: int = Field(ge=2)
     """Longest row, in tokens."""
     too_long: Literal["drop", "cut_oldest"]
-    """What becomes of longer rows (dataset.py)."""
+    """Ours: what becomes of longer rows (dataset.py)."""
     rows: Literal["shared", "separate"]
-    """shared: tokens that several rows of a batch begin with are computed once."""
-    attention: Literal["sdpa", "flex_attention"]
+    """Ours. shared: tokens that several rows of a batch begin with are computed once (shared_prefix.py)."""
+    attn_implementation: Literal["sdpa", "flex_attention"]
     """flex_attention skips, on a GPU, what a token does not see."""
     gradient_checkpointing: bool
     """Recompute activations, to save memory."""
     save_steps: int = Field(ge=1)
     """Steps between checkpoints."""
     resamples: int = Field(ge=1)
-    """Of the bootstrap of held-out measures."""
+    """Ours: of the bootstrap of held-out measures."""
     launch: str
-    """The command that runs the training's module; accelerate's to train on several processes."""
+    """Ours: the command that runs the training's module; accelerate's to train on several processes."""
     gguf: Literal["Q8_0", "F16", "BF16", "none"]
-    """Quantisation of the served copy, as in base_model."""
+    """Ours: quantisation of the served copy, as in base_model."""
 
 
-class Optimisation(Section):
+class Optimisation(TrlSection):
     """What sections `sft` and `dpo` have in common."""
 
     seed: int
     """Of the order of rows and of the adapter."""
     train_file: str
-    """Training rows: the pipeline's, or rows of your own in TRL's conversational format."""
+    """Ours: training rows, the pipeline's or rows of your own in TRL's conversational format."""
     val_file: str
-    """Held-out rows."""
-    epochs: float = Field(gt=0)
+    """Ours: held-out rows."""
+    num_train_epochs: float = Field(gt=0)
     """Passes over the rows."""
     learning_rate: float = Field(gt=0)
     """Greatest learning rate."""
-    batch_size: int = Field(ge=1)
+    per_device_train_batch_size: int = Field(ge=1)
     """Rows computed together."""
-    accumulation: int = Field(ge=1)
-    """Such batches a step."""
-    warmup_share: float
-    """Share of the steps that warm up."""
-    scheduler: str
-    """Learning-rate schedule, by transformers' name."""
+    gradient_accumulation_steps: int = Field(ge=1)
+    """Such batches a step, of all processes together: with N processes each computes an N-th of them."""
+    warmup_steps: float = Field(ge=0)
+    """Steps that warm up, or below 1 their share of all steps."""
+    lr_scheduler_type: str
+    """Learning-rate schedule."""
 
 
 class Sft(Optimisation):
     """Section `sft`."""
 
     mix: dict[str, float]
-    """Share of the training rows by name of a file in data/mix."""
+    """Ours: share of the training rows by name of a file in data/mix."""
 
     @field_validator("mix")
     @classmethod
     def _shares(cls, shares: dict[str, float]) -> dict[str, float]:
-        if wrong := mix.faults(shares):
+        total = sum(shares.values())
+        wrong = [
+            *(f"{name}: must be the plain name of a file, without a folder" for name in shares if Path(name).name != name),
+            *(f"{name}: {share} is outside [0, 1)" for name, share in shares.items() if not 0 <= share < 1),
+            *([f"the shares sum to {total:g}, which leaves no room for the pipeline's own rows"] if total >= 1 else []),
+        ]
+        if wrong:
             raise ValueError("; ".join(wrong))
         return shares
 
@@ -83,9 +145,28 @@ class Dpo(Optimisation):
 
     beta: float = Field(gt=0)
     """Strength of the tie to the reference."""
-    loss_type: str
-    """By TRL's name."""
-    label_smoothing: float
-    """Of the losses that take it."""
-    discopop_tau: float = Field(gt=0)
-    """Of loss discopop."""
+    loss_type: list[str] = Field(min_length=1)
+    """A loss of TRL's, or several, which are summed with `loss_weights`."""
+    label_smoothing: float = Field(ge=0, lt=0.5)
+    """Of losses robust (share of labels believed to be flipped, arXiv 2403.00409), exo_pair (2402.00856) and aot."""
+
+    @field_validator("loss_type", mode="before")
+    @classmethod
+    def _one_is_a_list_too(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _nothing_is_passed_over(self) -> Self:
+        losses, names = set(self.loss_type), " and ".join(self.loss_type)
+        faults = [
+            (key, f"{names} does not read it, only {', '.join(sorted(readers))}")
+            for key, readers in READ_BY.items()
+            if getattr(self, key, None) and not readers & losses
+        ]
+        if self.per_device_train_batch_size < 2:
+            key, text = "per_device_train_batch_size", "compares the pairs of a batch, so it must be at least 2"
+            faults += [(key, f"{loss} {text}") for loss in sorted(losses & BY_BATCH)]
+        if losses == {"sft"}:
+            faults.append(("loss_type", "sft alone never looks at the rejected reply; that is the stage sft"))
+        self.reject(faults)
+        return self

@@ -1,41 +1,28 @@
-"""Pinned weights: what is loaded has the SHA-256 that params.yaml says."""
+"""SHA-256 of files and of model folders: pins in params.yaml, reply keys, model cards, checkpoints."""
 
+import hashlib
 import sys
-from hashlib import file_digest, sha256
+from collections.abc import Sequence
 from pathlib import Path
 
 from stages.core.cli import UserError
 
-
-def check_digest(files: list[Path], expected: str, section: str) -> None:
-    """Compare the SHA-256 of a file, or that of several files' (in the order of their names), with `section`.sha256.
-
-    Where none is pinned, say which one it is.
-
-    Raises:
-        UserError: another digest is pinned; no file.
-    """
-    if not files:
-        raise UserError(f"{section}: has no safetensors weights; no other format is loaded")
-    digests = []
-    for file in sorted(files):
-        with file.open("rb") as f:
-            digests.append(file_digest(f, "sha256").hexdigest())
-    name = files[0].name if len(files) == 1 else f"{min(files).name} and {len(files) - 1} more"
-    found = digests[0] if len(digests) == 1 else sha256("".join(digests).encode()).hexdigest()
-    if not expected:
-        print(f"{section}.sha256 is not pinned; {name} has {found}", file=sys.stderr)
-    elif found != expected:
-        raise UserError(
-            f"{section}.sha256: {name} has {found}, params.yaml pins {expected}; if the new weights are wanted, pin theirs"
-        )
-
-
 GGUF = "model.gguf"
 
 
-def _weights(folder: Path) -> list[Path]:
-    """The files that are served: the GGUF, else safetensors. Pickled weights count as none."""
+def of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def of_files(paths: Sequence[Path]) -> str:
+    """SHA-256 over the SHA-256 of each file in the given order, in hex; their names do not count."""
+    return hashlib.sha256(b"".join(bytes.fromhex(of_file(path)) for path in paths)).hexdigest()
+
+
+def served(folder: Path) -> list[Path]:
+    """The weights that are served: the GGUF, else safetensors. Raises UserError for none, as for pickled ones alone."""
     files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
@@ -43,11 +30,26 @@ def _weights(folder: Path) -> list[Path]:
 
 
 def identity(folder: Path) -> str:
-    """SHA-256 of the weights that answer: part of a reply's cache key in place of the folder's name."""
-    import hashlib
+    """SHA-256 of the weights that are served: it stands in a reply's key in place of the folder's name."""
+    return of_files(served(folder))
 
-    total = hashlib.sha256()
-    for file in _weights(folder):
-        with file.open("rb") as f:
-            total.update(hashlib.file_digest(f, "sha256").digest())
-    return total.hexdigest()
+
+def check_digest(files: Sequence[Path], expected: str, section: str) -> None:
+    """Compare the SHA-256 of a file, or that of several (`of_files`, in the order of their names), with `section`.sha256.
+
+    Where none is pinned, stderr says which one it is.
+
+    Raises:
+        UserError: another digest is pinned; no file.
+    """
+    if not files:
+        raise UserError(f"{section}: has no safetensors weights; no other format is loaded")
+    first, *more = sorted(files)
+    name = f"{first.name} and {len(more)} more" if more else first.name
+    found = of_files([first, *more]) if more else of_file(first)
+    if not expected:
+        print(f"{section}.sha256 is not pinned; {name} has {found}", file=sys.stderr)
+    elif found != expected:
+        raise UserError(
+            f"{section}.sha256: {name} has {found}, params.yaml pins {expected}; if the new weights are wanted, pin theirs"
+        )

@@ -48,6 +48,41 @@ def _rotary(x: "np.ndarray[Any, Any]", heads: int) -> "np.ndarray[Any, Any]":
     return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
+def _copy_metadata(reader: Any, writer: Any) -> None:
+    """Give `writer` all metadata of `reader` but the architecture, which it has, and the file type."""
+    import gguf
+
+    for field in reader.fields.values():
+        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
+            continue
+        kinds = field.types
+        sub_type = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(field.name, field.contents(), kinds[0], sub_type=sub_type)
+
+
+def _llama_tensors(folder: Path, reader: Any, template: Path) -> "Iterator[tuple[str, np.ndarray[Any, Any]]]":
+    """(name in GGUF, float32 array) of every tensor of a Llama. Raises UserError if they are not those of the template."""
+    import gguf
+
+    heads, kv_heads, blocks = (
+        int(reader.fields[f"llama.{name}"].contents())
+        for name in ("attention.head_count", "attention.head_count_kv", "block_count")
+    )
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, blocks)
+    missing = {t.name for t in reader.tensors}
+    expected = frozenset(missing)
+    for name, array in _tensors(folder):
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None or target not in expected:
+            raise UserError(f"{folder}: tensor {name} has no place in {template}; are they the same model?")
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            array = _rotary(array, heads if name.endswith("q_proj.weight") else kv_heads)
+        missing.discard(target)
+        yield target, array
+    if missing := {n for n in missing if not n.startswith("rope_freqs")}:
+        raise UserError(f"{folder}: lacks {len(missing)} tensors of {template}, for instance {min(missing)}")
+
+
 def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
     """Write the weights in `folder` to `out` with the metadata of `template`.
 
@@ -65,36 +100,15 @@ def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
     architecture = str(reader.fields["general.architecture"].contents())
     if architecture != "llama":
         raise UserError(f"{template}: GGUF export knows the llama architecture, not {architecture}; serve it by URL")
-    heads = int(reader.fields["llama.attention.head_count"].contents())
-    kv_heads = int(reader.fields["llama.attention.head_count_kv"].contents())
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, int(reader.fields["llama.block_count"].contents()))
-    expected = {t.name for t in reader.tensors}
-    quantisation = gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(out, architecture)
-    for field in reader.fields.values():
-        if field.name.startswith("GGUF.") or field.name in ("general.architecture", "general.file_type"):
-            continue
-        kinds = field.types
-        writer.add_key_value(
-            field.name, field.contents(), kinds[0], sub_type=kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
-        )
+    _copy_metadata(reader, writer)
     writer.add_file_type(FILE_TYPES[kind])
-    written = set()
-    for name, array in _tensors(folder):
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None or target not in expected:
-            raise UserError(f"{folder}: tensor {name} has no place in {template}; are they the same model?")
-        if name.endswith("q_proj.weight"):
-            array = _rotary(array, heads)
-        elif name.endswith("k_proj.weight"):
-            array = _rotary(array, kv_heads)
+    quantisation = gguf.GGMLQuantizationType[kind]
+    for name, array in _llama_tensors(folder, reader, template):
         if array.ndim == 1:
-            writer.add_tensor(target, array)
+            writer.add_tensor(name, array)
         else:
-            writer.add_tensor(target, gguf.quants.quantize(array, quantisation), raw_dtype=quantisation)
-        written.add(target)
-    if missing := {n for n in expected - written if not n.startswith("rope_freqs")}:
-        raise UserError(f"{folder}: lacks {len(missing)} tensors of {template}, for instance {sorted(missing)[0]}")
+            writer.add_tensor(name, gguf.quants.quantize(array, quantisation), raw_dtype=quantisation)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

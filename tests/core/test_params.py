@@ -16,7 +16,7 @@ from stages.tools import check
 def test_committed_params_have_no_fault(monkeypatch):
     monkeypatch.chdir(ROOT)
     assert check.check() == []
-    done = subprocess.run([sys.executable, "-m", "stages.core.params"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "stages.tools.check"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "params.yaml: no fault\n", "")
 
 
@@ -29,19 +29,19 @@ def test_all_faults_in_one_message_with_the_nearest_name(project):
     p.dpo.beta = -1
     project.write()
     done = subprocess.run(
-        [sys.executable, "-m", "stages.core.params"],
+        [sys.executable, "-m", "stages.tools.check"],
         cwd=project.folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
     complains(
         done, "roleplay.turns", "many", "roleplay.brnching: unknown (did you mean roleplay.branching",
-        "roleplay.seed: missing", "roles.inducer_tmp: unknown (did you mean roles.inducer_temp", "dpo.beta: -1",
+        "roleplay.seed: missing", "roles.inducer_tmp: unknown (did you mean roles.inducer_temp", "dpo.beta: ", "found -1",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("value", [0.0, -0.1, 1.01])
 def test_threshold_outside_its_range(project, value):
     project.set(filter_personas__profiles__threshold=value)
-    complains(project.run("filter_personas", check=False), "filter_personas.profiles.threshold", str(value), "(0, 1]")
+    complains(project.run("filter_personas", check=False), "filter_personas.profiles.threshold", f"found {value}")
 
 
 def test_numbers_as_dvc_writes_them(tmp_path, monkeypatch):
@@ -72,21 +72,21 @@ def test_no_interpolation_in_params():
 
 def test_roles_at_endpoints_that_are_not_there_are_named_with_the_nearest(project):
     project.set(user__model="scriptd:tiny", judge__model="embedded", llm__endpoints__scripted__base_url="http://x")
-    done = project._run(["stages.core.params"], check=False)
+    done = project._run(["stages.tools.check"], check=False)
     complains(done, "user.model: endpoint 'scriptd': not among llm.endpoints (did you mean scripted?)")
-    assert "judge_model" not in done.stderr
+    assert "judge.model" not in done.stderr
     project.set(judge__models=["nowhere:x", "embedded"], arms__base__model="elsewhere:y")
-    done = project._run(["stages.core.params"], check=False)
+    done = project._run(["stages.tools.check"], check=False)
     complains(done, "judge.models: endpoint 'nowhere'", "arms.base.model: endpoint 'elsewhere'")
     project.params.llm.endpoints = "http://127.0.0.1"
     project.write()
-    complains(project._run(["stages.core.params"], check=False), "llm.endpoints: expected a section")
+    complains(project._run(["stages.tools.check"], check=False), "llm.endpoints: ", "found 'http://127.0.0.1'")
 
 
 def test_yaml_that_cannot_be_read_names_the_line(project):
     text = (project.folder / "params.yaml").read_text()
     for more, told in (("roles: {a: 1\n", "expected ',' or '}'"), ("roles: {}\n", "found duplicate key roles")):
         (project.folder / "params.yaml").write_text(text + more)
-        done = project._run(["stages.core.params"], check=False)
+        done = project._run(["stages.tools.check"], check=False)
         complains(done, "params.yaml: line ", told)
         assert int(re.search(r"line (\d+)", done.stderr)[1]) > len(text.splitlines())

@@ -49,3 +49,10 @@ def test_text_before_the_first_part(tmp_path):
     path.write_text("hello\n[user]\nx\n")
     with pytest.raises(UserError, match=r"must start with a line like \[system\]"):
         prompts.load(path)
+
+
+def test_texts_alternate_between_user_and_assistant():
+    assert prompts.alternating(iter("abc")) == [
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}
+    ]  # fmt: skip
+    assert prompts.alternating([]) == []

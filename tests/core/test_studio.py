@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from conftest import Server
+from conftest import ROOT, Server
 from omegaconf import OmegaConf
 from repository import commit, jsonl, repository, sh
 
@@ -81,12 +81,12 @@ def ours(tmp_path_factory, recorder):
     server = Server()
     project = repository(
         tmp_path_factory.mktemp("studio") / "repo", server.url, "judge", "sft",
-        train__lora_layers=1, train__lora_rank=2, train__dtype="float32", sft__accumulation=1, sft__learning_rate=0.001,
+        train__lora_layers=1, train__lora_r=2, train__dtype="float32", sft__learning_rate=0.001,
     )  # fmt: skip
     here = project.folder
-    pipeline = OmegaConf.load(here / "dvc.yaml")
-    pipeline.plots = [p for p in pipeline.plots if next(iter(p)) == "SFT loss"]
-    OmegaConf.save(pipeline, here / "dvc.yaml")
+    plots = OmegaConf.load(ROOT / "results/dvc.yaml").plots
+    (here / "results").mkdir(exist_ok=True)
+    OmegaConf.save({"plots": [p for p in plots if next(iter(p)) == "SFT loss"]}, here / "results/dvc.yaml")
     tiny_model(here / "models/base")
     said = [{"role": "user", "content": "I mend boats"}]
     rows = [

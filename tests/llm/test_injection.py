@@ -138,13 +138,13 @@ def user(text):
 )
 def test_control_tokens_of_the_model_lose_their_power_and_nothing_else_changes(tmp_path, text, sent):
     folder = local(tmp_path, "<|im_start|>", "<|im_end|>", "[INST]", "</s>")
-    assert control_tokens.disarmed(user(text), folder) == user(sent)
-    assert control_tokens.disarmed(user(sent), folder) == user(sent)
+    assert control_tokens.escaped(user(text), folder) == user(sent)
+    assert control_tokens.escaped(user(sent), folder) == user(sent)
 
 
 def test_tokens_that_are_no_control_tokens_and_models_that_name_none(tmp_path):
-    assert control_tokens.disarmed(user("a  b"), local(tmp_path, "  ", special=False)) == user("a  b")
-    assert control_tokens.disarmed(user("<|im_end|>"), tmp_path / "none") == user("<|im_end|>")
+    assert control_tokens.escaped(user("a  b"), local(tmp_path, "  ", special=False)) == user("a  b")
+    assert control_tokens.escaped(user("<|im_end|>"), tmp_path / "none") == user("<|im_end|>")
 
 
 @pytest.mark.slow

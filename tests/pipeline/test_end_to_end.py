@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from omegaconf import OmegaConf
-from repository import evaluate
 
 SMALL = {
     "filter_personas.profiles.target": 25,
@@ -26,8 +25,8 @@ SMALL = {
     "extract_pairs.filters.confused": False,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
-    "sft.epochs": 1,
-    "dpo.epochs": 1,
+    "sft.num_train_epochs": 1,
+    "dpo.num_train_epochs": 1,
     "converse.turns": 2,
     "eval.resamples": 50,
 }
@@ -65,9 +64,6 @@ def clone(tmp_path_factory):
         OmegaConf.update(params, key, value)
     params.arms = {arm: params.arms[arm] for arm in ARMS}
     OmegaConf.save(params, folder / "params.yaml")
-    spec = OmegaConf.load(folder / "dvc.yaml")
-    evaluate(spec.stages.eval, ARMS)
-    OmegaConf.save(spec, folder / "dvc.yaml")
     for words in (["init", "-q"], ["add", "-A"], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "x"]):
         subprocess.run(["git", *words], cwd=folder, check=True)
     return folder

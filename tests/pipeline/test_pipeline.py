@@ -4,12 +4,11 @@ import ast
 import importlib
 import subprocess
 import sys
-from dataclasses import fields
 from functools import partial
-from typing import get_type_hints
+from pathlib import Path
 
 import pytest
-from closure import closure
+from closure import STAGE, closure, forbidden, imports, package
 from conftest import ROOT, filled
 from omegaconf import OmegaConf
 
@@ -48,11 +47,13 @@ def wave(param: str | None = None, file: str | None = None) -> set[str]:
     dirty = {
         name for name, s in STAGES.items()
         if (param and any(param == k or param.startswith(k + ".") or k.startswith(param + ".") for k in s["params"]))
-        or (file and file in s["deps"])
+        or (file and any(file == d or file.startswith(d + "/") for d in s["deps"]))
     }  # fmt: skip
     while True:
         outs = {o for name in dirty for o in STAGES[name]["outs"]}
-        more = {name for name, s in STAGES.items() if s["deps"] & outs} - dirty
+        more = {
+            n for n, s in STAGES.items() if any(o == d or o.startswith(d + "/") for o in outs for d in s["deps"])
+        } - dirty
         if not more:
             return dirty
         dirty |= more
@@ -61,7 +62,7 @@ def wave(param: str | None = None, file: str | None = None) -> set[str]:
 ALL = set(STAGES)
 EVALS = {"eval"}
 ARMS = {
-    "base", "sft", "dpo", "oracle", "remind", "critique", "fewshot", "retrieval", "base_no_memory", "dpo_no_memory"
+    "base", "sft", "dpo", "oracle", "remind", "critique", "fewshot", "base_no_memory", "dpo_no_memory"
 }  # fmt: skip
 
 
@@ -76,20 +77,14 @@ TRAINED = arms("sft", "dpo", "dpo_no_memory")
 TESTS = arms(*ARMS)
 GROWN = {"roleplay", "extract_pairs", "sft", "dpo"} | TRAINED
 AFTER_DPO = {"dpo"} | arms("dpo", "dpo_no_memory")
-ROLE_WAVES = {
-    "generator": {"filter_personas", "roleplay", "extract_pairs", "sft", "dpo"} | TESTS,
-    "user": GROWN | TESTS,
-    "inducer": GROWN,
-    "preferred": GROWN,
-    "rejected": GROWN,
-    "verifier": GROWN,
-    "judge": JUDGES | CALIBRATED,
-}
+ROLE_WAVES = dict.fromkeys(("inducer", "preferred", "rejected", "verifier"), GROWN)
 SECTION_WAVES = {
     "base_model": ALL - {"seed_personas"},
     "encoder": ALL - {"base_model", "seed_personas", "calibrate"},
     "seed_personas": ALL - {"base_model", "calibrate"},
     "filter_personas": ALL - {"base_model", "seed_personas", "calibrate"},
+    "generator": {"filter_personas", "roleplay", "extract_pairs", "sft", "dpo"} | TESTS | CALIBRATED,
+    "user": GROWN | TESTS | CALIBRATED,
     "roleplay": GROWN,
     "extract_pairs": GROWN - {"roleplay"},
     "train": {"sft", "dpo"} | TRAINED,
@@ -103,15 +98,15 @@ SECTION_WAVES = {
     "llm": set(),
 }
 PROMPT_WAVES = {
-    "profile": ROLE_WAVES["generator"],
-    "personality": ROLE_WAVES["generator"],
+    "profile": SECTION_WAVES["generator"] - {"calibrate"},
+    "personality": SECTION_WAVES["generator"] - {"calibrate"},
     "user": GROWN | TESTS,
     "inducer": GROWN,
     "preferred": GROWN,
     "rejected": GROWN,
     "verifier": GROWN,
     "judge": JUDGES | CALIBRATED,
-    "assistant": (GROWN - {"roleplay"}) | arms("base", "retrieval", "base_no_memory"),
+    "assistant": (GROWN - {"roleplay"}) | arms("base", "base_no_memory"),
     **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
 }
 
@@ -123,9 +118,9 @@ def test_what_a_section_re_runs(section):
 
 @pytest.mark.parametrize("key", PARAMS["roles"])
 def test_what_a_role_re_runs(key):
-    # a judge is warned of when it is the model that made the data, so calibrate reads the makers' names
-    told = CALIBRATED if key.endswith("_model") else set()
-    assert wave(param=f"roles.{key}") == ROLE_WAVES[key.split("_")[0]] | told
+    # a judge that made the data is named, so calibrate reads the makers' names
+    named = CALIBRATED if key.endswith("_model") else set()
+    assert wave(param=f"roles.{key}") == ROLE_WAVES[key.split("_")[0]] | named
 
 
 @pytest.mark.parametrize("arm", PARAMS["arms"])
@@ -133,12 +128,9 @@ def test_what_an_arm_re_runs(arm):
     assert wave(param=f"arms.{arm}") == arms(arm)
 
 
-def test_every_arm_is_in_the_table():
-    """Another model is a line of `arms`, its name here and its two files in the lists of eval."""
-    assert set(PARAMS["arms"]) == ARMS
-    assert {p for p in STAGES["eval"]["deps"] if p.startswith(("data/conversations/", "data/judgements/"))} == {
-        f"data/{kind}/{arm}.jsonl" for kind in ("conversations", "judgements") for arm in ARMS
-    }
+def test_a_settings_key_of_one_section_re_runs_what_reads_it():
+    assert wave(param="generator.temp") == SECTION_WAVES["generator"] - {"calibrate"}
+    assert wave(param="user.temp") == (GROWN | TESTS)
 
 
 @pytest.mark.parametrize("prompt", sorted(p.stem for p in (ROOT / "prompts").iterdir()))
@@ -147,27 +139,64 @@ def test_what_a_prompt_re_runs(prompt):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
-def test_stage_file_section_and_code_dependencies_agree(file):
+def test_stage_file_section_and_code_dependencies_agree(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
     name = file.stem
     assert name in SPEC and name in PARAMS, "one name in four places"
-    code = {str(p) for p in closure(file.relative_to(ROOT))}
+    packages = {f"stages/{package(p)}" for p in closure(file.relative_to(ROOT))} - {f"stages/{STAGE}"}
     for stage, s in STAGES.items():
         if stage.split("@")[0] == name:
-            assert {d for d in s["deps"] if d.endswith(".py")} == code
+            assert {d for d in s["deps"] if d.startswith("stages/")} == packages | {f"stages/{name}.py"}
             assert s["cmd"].startswith(f"python -m stages.{name} ")
+
+
+def test_who_imports_whom(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    files = sorted(Path("stages").rglob("*.py"))
+    assert len(files) > 60
+    assert [line for file in files for line in forbidden(file)] == []
+
+
+def test_no_module_imports_in_a_circle(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    left = {file: {found for _, found in imports(file)} - {file} for file in Path("stages").rglob("*.py")}
+    while free := [file for file, needs in left.items() if not needs & left.keys()]:
+        for file in free:
+            del left[file]
+    assert left == {}
+
+
+def test_a_line_that_breaks_the_rule_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge.py", "core/files.py", "llm/client.py", "tools/plan.py"):
+        file = Path("stages", name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    broken = {
+        "core/files.py": "def f():\n    from stages.llm import client\n",
+        "llm/client.py": "import stages.judge\n",
+        "judge.py": "from stages.tools.plan import plan\n",
+    }
+    for name, line in broken.items():
+        Path("stages", name).write_text(line)
+    assert [len(forbidden(Path("stages", name))) for name in broken] == [1, 1, 1]
+    Path("stages/core/files.py").write_text("import importlib\nimportlib.import_module('stages.judge')\n")
+    assert forbidden(Path("stages/core/files.py")) == ["stages/core/files.py:2: import by string"]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
 def test_stage_reads_what_is_declared_and_declares_what_it_reads(file):
     schema = importlib.import_module(f"stages.{file.stem}").Params
     declared = set(params.declared(OmegaConf.to_container(OmegaConf.load(ROOT / "dvc.yaml"), resolve=False))[file.stem])
-    hints = get_type_hints(schema)
     read = set()
-    for section in (f.name for f in fields(schema) if f.name != "llm"):
-        keys = {f"{section}.{f.name}" for f in fields(hints[section])}
-        read |= {section} if section in declared else keys
-    extra = {"converse", "judge", *(k for k in declared if k.startswith("roles."))} if file.stem == "eval" else set()
-    assert read | extra == declared
+    for section, field in schema.model_fields.items():
+        if section != "llm":
+            keys = {section} if section in declared else {f"{section}.{name}" for name in field.annotation.model_fields}
+            read |= keys
+    if file.stem == "eval":  # it names all values in the result's protocol
+        assert declared == set(PARAMS) - {"llm"} and read <= declared
+    else:
+        assert read == declared
     assert read
 
 
@@ -183,7 +212,7 @@ def test_every_path_of_a_command_is_declared():
 
 def test_stages_name_no_path_and_no_model_in_code():
     looked = 0
-    for file in [*FILES, *(ROOT / "stages/common").glob("*.py")]:
+    for file in (ROOT / "stages").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 looked += 1

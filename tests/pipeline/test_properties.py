@@ -1,27 +1,31 @@
 """Properties of every tree, whatever personas and replies are made of: the real Grower with a scripted client."""
 
 import asyncio
-import os
 import random
 import re
-from dataclasses import replace
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 from conftest import ROOT
-from hypothesis import HealthCheck, given, settings
+from fakes import YAML, FakeClient, prompt, section
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import extracting
 
-from stages import converse, roleplay
-from stages.core import params, prompts
+from stages.core import prompts
 from stages.core.cli import UserError
 from stages.core.files import seed_of
-from stages.dialogue import assistant, grow, tree
-from stages.llm.client import Answer
+from stages.dialogue import assistant, binding, tree
+from stages.dialogue.conversation import conversation
+from stages.dialogue.grow import whole_tree
+from stages.dialogue.settings import Converse, Roleplay
+from stages.dialogue.user import User
 from stages.llm.endpoint import CallFailed
-from stages.pairs import selection, settings
+from stages.llm.settings import Roles, Talker
+from stages.pairs import rows, selection
 from stages.personas.persona import Persona, facts
 from stages.text import ngrams
+from stages.text.settings import EncoderParams
 
 ROLES = ("user", "inducer", "preferred", "rejected", "verifier")
 MARK = re.compile("⟦[0-9]+⟧")
@@ -34,47 +38,38 @@ texts = st.lists(st.one_of(st.sampled_from(NASTY), st.text(max_size=8)), max_siz
 personas = st.builds(Persona, texts.filter(facts), texts)
 
 
-class Scripted:
-    """Stands in for the client: every reply carries a mark of its own, some cannot be had, and the order is shuffled."""
+PROMPTS = {name: prompt(name) for name in ROLES}
+
+
+class Scripted(FakeClient):
+    """Every reply carries a mark of its own, some calls fail, and the order is shuffled."""
 
     def __init__(self, said, fail, draw):
+        super().__init__(self.answer)
         self.said, self.fail, self.draw = said, fail, draw
-        self.asked = []  # (role, messages, seed)
-        self.failed = []
 
-    def batched(self, role):
-        return False
-
-    async def ask(self, role, messages, seed, parse, schema=None):
-        number = len(self.asked)
-        self.asked.append((role.name, [dict(m) for m in messages], seed))
+    async def ask(self, *call):
         for _ in range(self.draw.randrange(4)):
             await asyncio.sleep(0)
+        return await super().ask(*call)
+
+    def answer(self, role, messages, seed):
         if self.draw.random() < self.fail:
             raise CallFailed("empty", "")
         said = self.draw.choice([*self.said, MARK.sub("", messages[-1]["content"])])  # repeating a fact reveals it
-        text = self.draw.choice("12") if role.name == "verifier" else f"⟦{number}⟧ I say {said}"
-        return Answer(parse(text), text, "ok", 0, {})
-
-    def record_failure(self, item, role, error):
-        self.failed.append(item)
+        return self.draw.choice("12") if role.name == "verifier" else f"⟦{len(self.asked)}⟧ I say {said}"
 
 
-@pytest.fixture(scope="module")
-def parts():
-    """Parameters and prompts of the repository."""
-    here = os.getcwd()
-    os.chdir(ROOT)
-    try:
-        prompt = {n: prompts.load(ROOT / f"prompts/{n}.txt") for n in ROLES}
-        return params.load("roleplay", roleplay.Params), params.load("converse", converse.Params), prompt
-    finally:
-        os.chdir(here)
+def grown(client, persona, roleplay, history=0):
+    """A tree, all roles shown as many earlier exchanges."""
+    roles = section(Roles, "roles", preferred_history=history, rejected_history=history)
+    user = section(Talker, "user", history=history)
+    return whole_tree(section(Roleplay, "roleplay", **roleplay), user, roles, client, PROMPTS, persona)
 
 
 @st.composite
 def growths(draw):
-    """(changes of section roleplay, changes of section roles, persona, scripted client)"""
+    """(changes of section roleplay, earlier exchanges shown to each role, persona, scripted client)"""
     section = {
         "turns": draw(st.integers(1, 4)),
         "branching": draw(st.integers(1, 2)),
@@ -83,25 +78,22 @@ def growths(draw):
         "seed": draw(st.integers(0, 3)),
     }
     history = draw(st.sampled_from([0, 1, 2, 99]))
-    roles = {f"{n}_history": history for n in ("user", "preferred", "rejected")}
     client = Scripted(
         draw(st.lists(texts, min_size=1, max_size=3)),
         draw(st.sampled_from([0, 0, 0.1])),
         random.Random(draw(st.integers(0, 999))),
     )
-    return section, roles, draw(personas), client
+    return section, history, draw(personas), client
 
 
 @pytest.mark.parametrize("fails", range(17))
-def test_a_call_that_stops_the_run_leaves_no_other_running(parts, fails):
+def test_a_call_that_stops_the_run_leaves_no_other_running(fails):
     """They would go on asking while the client closes under them."""
-    p, _, prompt = parts
-    p = replace(p, roleplay=replace(p.roleplay, turns=3, branching=2, branching_depth=3))
     client = Scripted(["so"], 0, random.Random(fails))
-    ask = client.ask
+    ask, calls = client.ask, count()
 
     async def ask_or_stop(*call):
-        if len(client.asked) == fails:
+        if next(calls) == fails:
             raise UserError("key expired")
         return await ask(*call)
 
@@ -109,7 +101,8 @@ def test_a_call_that_stops_the_run_leaves_no_other_running(parts, fails):
 
     async def work():
         with pytest.raises((UserError, BaseExceptionGroup)):
-            await grow.whole_tree(p, client, prompt, Persona("I own a boat.", "I am shy, loud, and kind."))
+            persona = Persona("I own a boat.", "I am shy, loud, and kind.")
+            await grown(client, persona, {"turns": 3, "branching": 2, "branching_depth": 3})
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(work())
@@ -129,16 +122,14 @@ def chats(t, client, seed):
         owner[seed_of(seed, node["id"], persona.id, "user")] = node
         for who in ("inducer", "preferred", "rejected", "verifier preferred first", "verifier rejected first"):
             owner[seed_of(seed, persona.id, node["id"], who)] = node
-    return [(role, owner[s], messages) for role, messages, s in client.asked if s in owner]
+    return [(role.name, owner[s], messages) for role, messages, s in client.asked if s in owner]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(deadline=None)
 @given(growths())
-def test_trees(parts, growth):
-    p, _, prompt = parts
-    section, roles, persona, client = growth
-    p = replace(p, roleplay=replace(p.roleplay, **section), roles=replace(p.roles, **roles))
-    t = asyncio.run(grow.whole_tree(p, client, prompt, persona))
+def test_trees(growth):
+    section, history, persona, client = growth
+    t = asyncio.run(grown(client, persona, section, history))
     nodes = tree.index(t)
     calls = chats(t, client, section["seed"])
     assert len(calls) == len(client.asked) - sum(e["role"] == "user" for e in t["ended"])
@@ -147,8 +138,8 @@ def test_trees(parts, growth):
     histories(nodes)
     nothing_leaks(nodes, calls)
     pairs(t, nodes)
-    notes(t, nodes, p.roleplay.note_evidence)
-    if roles["user_history"] == 99:
+    notes(t, nodes, YAML["roleplay"]["note_evidence"])
+    if history == 99:
         chats_only_grow(nodes, calls)
 
 
@@ -198,10 +189,8 @@ def nothing_leaks(nodes, calls):
 def pairs(t, nodes):
     """Training rows hold the exact path of their node."""
     system = [{"role": "system", "content": "S"}]
-    off = settings.Filters(*[None] * 9, False, False)
-    p = settings.ExtractPairs(1, "", "keep_informed", 0.2, None, off, None)
-    sft = selection.sft_rows(t, system, {})
-    made = [selection.pair_row(t, d, system) for d in selection.decide(t, "train", p) if d.chosen]
+    sft = rows.sft_rows(t, system, {})
+    made = [rows.pair_row(t, d, system) for d in selection.decide(t, extracting("keep_informed")) if d.chosen]
     by_text = {n["text"]: n for n in nodes.values()}
     for row in sft + made:
         for key in {"completion", "chosen", "rejected"} & set(row):
@@ -221,7 +210,7 @@ def notes(t, nodes, evidence):
         assert len(set(node["note"])) == len(node["note"])
         assert set(node["note"]) <= {n["item"] for n in users}
         said = " ".join(n["text"] for n in users)
-        assert all(ngrams.revealed(persona.items[i], said) >= evidence for i in node["note"])
+        assert all(ngrams.coverage(persona.items[i], said) >= evidence for i in node["note"])
 
 
 def chats_only_grow(nodes, calls):
@@ -239,23 +228,21 @@ def chats_only_grow(nodes, calls):
         assert messages[: len(before)] == before
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(deadline=None)
 @given(growths())
-def test_conversations_of_the_evaluation(parts, growth):
-    _, p, prompt = parts
-    section, roles, persona, client = growth
-    p = replace(p, converse=replace(p.converse, seed=section["seed"], turns=section["turns"]))
-    p = replace(p, roles=replace(p.roles, user_history=roles["user_history"]))
-    system = prompts.Prompt(ROOT, (("system", "S"),))
-    tested = assistant.Tested(p, client, "x", system, "reply", "all")
-    row = asyncio.run(assistant.conversation(p, client, tested, persona, prompt["user"]))
+def test_conversations_of_the_evaluation(growth):
+    changes, history, persona, client = growth
+    c, system = section(Converse, "converse"), prompts.Prompt(ROOT, (("system", "S"),))
+    tested = assistant.ModelUnderTest(c, section(EncoderParams, "encoder"), client, "x", system, "reply", "all")
+    user = User(client, section(Talker, "user", history=history), PROMPTS["user"])
+    row = asyncio.run(conversation(client, user, tested, persona, changes["seed"], changes["turns"]))
     said = [{"role": "system", "content": "S"}]
-    seen = [messages for role, messages, _ in client.asked if role == assistant.UNDER_TEST]
+    seen = client.chats(binding.UNDER_TEST)
     for turn, messages in zip(row["turns"], seen, strict=False):
         said.append({"role": "user", "content": turn["user"]})
         assert messages == said  # the exact conversation and nothing of the persona
         said.append({"role": "assistant", "content": turn["reply"]})
-    assert len(row["turns"]) == section["turns"] if row["ended"] is None else len(row["turns"]) == row["ended"]["turn"] - 1
+    assert len(row["turns"]) == changes["turns"] if row["ended"] is None else len(row["turns"]) == row["ended"]["turn"] - 1
     assert [turn["item"] for turn in row["turns"]] == [
-        persona.schedule(section["seed"])[n % len(persona.items)] for n in range(len(row["turns"]))
+        persona.schedule(changes["seed"])[n % len(persona.items)] for n in range(len(row["turns"]))
     ]

@@ -1,15 +1,11 @@
 """Base model: the pinned digest, local folders, and clear words for what cannot be had."""
 
-import hashlib
 import json
 
 import pytest
 from conftest import complains
 
-from stages.core.cli import UserError
-from stages.text.encoder import Encoder
-from stages.text.settings import EncoderParams
-from stages.weights.digest import check_digest, identity
+from stages.weights.digest import identity
 
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
 
@@ -53,42 +49,9 @@ def test_wrong_digest_is_named_and_the_old_model_stays(project, tiny):
     assert identity(project.folder / "models/base") == before
 
 
-def test_digest_of_one_file_of_several_and_of_none(tmp_path, capsys):
-    one, two = tmp_path / "1.safetensors", tmp_path / "2.safetensors"
-    one.write_bytes(b"weights")
-    two.write_bytes(b"more")
-    check_digest([one], "", "base_model")
-    check_digest([one], hashlib.sha256(b"weights").hexdigest(), "base_model")
-    with pytest.raises(UserError, match=r"1\.safetensors .* pins abc"):
-        check_digest([one], "abc", "base_model")
-    check_digest([two, one], "", "encoder")
-    both = capsys.readouterr().err.split()[-1]
-    check_digest([one, two], both, "encoder")
-    two.write_bytes(b"other")
-    with pytest.raises(UserError, match=r"encoder\.sha256: 1\.safetensors and 1 more"):
-        check_digest([one, two], both, "encoder")
-    with pytest.raises(UserError, match="no safetensors weights"):
-        check_digest([], "", "encoder")
-
-
-def test_the_encoder_has_the_pinned_weights(project):
-    pinned = project.params.encoder
-    with pytest.raises(UserError, match=r"encoder\.sha256: model\.safetensors has .* pins 0000"):
-        Encoder(EncoderParams(model=pinned.model, revision="", sha256="0" * 64, batch_size=8))
-    assert Encoder(EncoderParams(model=pinned.model, revision="", sha256=pinned.sha256, batch_size=8))(["a boat"]).shape == (
-        1,
-        384,
-    )
-
-
 def test_no_chat_template_and_no_model(project, tiny):
     (tiny / "chat_template.jinja").unlink()
     project.set(base_model__source=str(tiny), base_model__sha256="")
     complains(project.run("base_model", check=False), "has no chat template")
     project.set(base_model__source=str(project.folder / "nowhere"))
     complains(project.run("base_model", check=False), "base_model.source", "cannot be loaded")
-
-
-def test_a_folder_without_weights(tmp_path):
-    with pytest.raises(UserError, match="holds neither"):
-        identity(tmp_path)

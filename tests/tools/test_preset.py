@@ -96,7 +96,7 @@ def test_any_value_comes_back(value):
         ("roleplay: {turns: many}", "roleplay.turns: "),
         ("roleplay: 3", "roleplay: expected a section"),
         ("dpo.beta: -1", "dpo.beta: -1"),
-        ("sft.epochs.x: 1", "sft.epochs: "),
+        ("sft.num_train_epochs.x: 1", "sft.num_train_epochs: "),
         ("[1]", "expected a mapping"),
         ("a: [", "cannot be read"),
         ("base_model.source: my models/base", "base_model.source: 'my models/base' holds a blank"),
@@ -115,7 +115,7 @@ def test_an_unknown_preset_is_one_line(here):
 
 def test_a_key_beside_a_value_is_refused():
     with pytest.raises(UserError, match="given beside a value"):
-        preset.nested({"sft": 1, "sft.epochs": 2})
+        preset.nested({"sft": 1, "sft.num_train_epochs": 2})
 
 
 def test_the_paper_preset_has_the_papers_numbers(here):
@@ -127,8 +127,8 @@ def test_the_paper_preset_has_the_papers_numbers(here):
     assert (f["eval_profiles"], f["eval_personalities"]) == (20, 5)
     assert p["roleplay"]["turns"] == p["converse"]["turns"] == 10
     for kind in ("sft", "dpo"):
-        assert (p[kind]["learning_rate"], p[kind]["epochs"]) == (1e-5, 1)
-        assert p[kind]["batch_size"] * p[kind]["accumulation"] == 48
+        assert (p[kind]["learning_rate"], p[kind]["num_train_epochs"]) == (1e-5, 1)
+        assert p[kind]["per_device_train_batch_size"] * p[kind]["gradient_accumulation_steps"] == 48
     assert p["dpo"]["beta"] == 0.9 and p["roles"]["generator_temp"] == 0.8
     assert all(v.startswith("openai:gpt-4") for k, v in p["roles"].items() if k.endswith("_model"))
     assert all(v >= 10 for k, v in p["roles"].items() if k.endswith("_history"))

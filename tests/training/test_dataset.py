@@ -1,4 +1,4 @@
-"""What is trained is what was said: tokens of training rows, by the chat templates of several families."""
+"""Tokens of training rows, by the chat templates of several families."""
 
 import json
 
@@ -12,7 +12,7 @@ from stages.core.cli import UserError
 from stages.training.dataset import check_row, encode, read, shorter, supervised
 
 SYSTEM = "Be brief."
-SAID = [tiny.message("user", "x")]
+ASK = [tiny.message("user", "x")]
 
 
 @pytest.fixture(scope="module", params=[*tiny.FAMILIES, "smollm2"])
@@ -45,9 +45,11 @@ def test_the_loss_is_on_the_reply_and_its_end_and_the_prompt_is_the_whole_path(t
         text = tokenizer.decode(unmasked)
         reply = row["completion"][0]["content"]
         if "[INST]" in tokenizer.all_special_tokens:
-            reply = reply.replace("[INST]", "[ INST]")  # a control token in a text is disarmed, in training as in asking
+            reply = reply.replace("[INST]", "[ INST]")  # a control token in a text is escaped, in training as in asking
         assert text.removeprefix(" ") == reply + end
-        assert labelled["input_ids"] == tokens["prompt_ids"] + unmasked
+        assert (
+            labelled["input_ids"] == tokens["prompt_ids"] + unmasked and labelled["conversation"] == tokens["conversation"]
+        )
         asked = tokenizer.decode(tokens["prompt_ids"])
         assert asked == tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         at = 0
@@ -75,10 +77,10 @@ def test_no_text_begins_twice(tokenizer, rows):
 
 
 def test_the_system_prompt_is_the_one_of_the_evaluation(tokenizer):
-    told = prompts.load(ROOT / "prompts/assistant.txt").messages()
-    asked, _ = encode([*told, *SAID], [tiny.message("assistant", "y")], tokenizer)
+    system = prompts.load(ROOT / "prompts/assistant.txt").messages()
+    asked, _ = encode([*system, *ASK], [tiny.message("assistant", "y")], tokenizer)
     text = tokenizer.decode(asked)
-    assert text.count(told[0]["content"]) == 1
+    assert text.count(system[0]["content"]) == 1
     assert "You are Tiny" not in text and "SmolLM" not in text, "the template's own system prompt slipped in"
 
 
@@ -120,7 +122,7 @@ def test_a_template_that_never_ends_a_reply_is_refused():
     words = tiny.tokenizer()
     words.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(ValueError, match="without a special token"):
-        encode(SAID, [tiny.message("assistant", "y")], words)
+        encode(ASK, [tiny.message("assistant", "y")], words)
 
 
 def test_a_template_that_takes_no_system_prompt_is_named_with_the_row(rows):
@@ -131,13 +133,13 @@ def test_a_template_that_takes_no_system_prompt_is_named_with_the_row(rows):
 
 
 def test_rows_in_the_conversational_format_pass():
-    check_row({"prompt": SAID, "completion": SAID, "more": 1}, ("prompt", "completion"), "f:1")
+    check_row({"prompt": ASK, "completion": ASK, "more": 1}, ("prompt", "completion"), "f:1")
 
 
 @pytest.mark.parametrize(
     "row",
-    [{"prompt": SAID}, {"prompt": SAID, "completion": "text"}, {"prompt": SAID, "completion": []},
-     {"prompt": SAID, "completion": [{"role": "user"}]}, ["x"]],
+    [{"prompt": ASK}, {"prompt": ASK, "completion": "text"}, {"prompt": ASK, "completion": []},
+     {"prompt": ASK, "completion": [{"role": "user"}]}, ["x"]],
 )  # fmt: skip
 def test_other_rows_are_named_by_their_line(row):
     with pytest.raises(UserError, match=r"own\.jsonl:7: `(completion|prompt)` must be a list of messages"):

@@ -114,16 +114,6 @@ def test_models_of_other_rows_are_refused():
         heldout.pairs({"sft": (rows([-1]), rows([-1])), "dpo": (rows([-1], [-1]), rows([-1]))}, 0.1, ["a"], 10, 1)
 
 
-def test_turns_of_one_conversation_share_their_cluster():
-    def row(*said):
-        return {"prompt": [{"role": r, "content": c} for r, c in said]}
-
-    first = row(("system", "s"), ("user", "hi"))
-    later = row(("system", "s"), ("user", "hi"), ("assistant", "x"), ("user", "and?"))
-    other = row(("system", "s"), ("user", "ho"))
-    assert heldout.conversation(first) == heldout.conversation(later) != heldout.conversation(other)
-
-
 replies = st.lists(st.lists(st.floats(-30, 0), min_size=1, max_size=6), min_size=2, max_size=6).map(lambda r: rows(*r))
 
 

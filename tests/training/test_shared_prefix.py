@@ -2,26 +2,23 @@
 
 import pytest
 import tiny
-from conftest import ROOT
-from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 from tiny import one_thread  # noqa: F401
 
 from stages import dpo, sft
 from stages.core.cli import UserError
-from stages.training import settings, shared_prefix, trainer
+from stages.training import model as models
+from stages.training import order, shared_prefix, trainer
+from stages.training.curves import Curves
 from stages.training.dataset import encode, supervised
-from stages.weights.settings import Origin
 
 WORDS = tiny.tokenizer()
 
 
 def settings(**changes):
-    """Section `train` of params.yaml, in the exact form."""
-    given = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml").train)
-    return settings.Train(**{**given, "lora_layers": 0, **changes})
+    """Section `train`, with adapters on all blocks."""
+    return tiny.params("sft", **{f"train__{key}": value for key, value in {"lora_layers": 0, **changes}.items()}).train
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +51,13 @@ def test_a_forest_holds_each_prefix_once_and_every_token_sees_its_own_row(rows):
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_log_probs_are_those_of_separate_rows(tmp_path, family):
     words = tiny.tokenizer(family)
-    model, _ = trainer.load(tiny.save(tmp_path / "m", family=family), settings())
+    model, _ = models.load(tiny.save(tmp_path / "m", family=family), settings())
     rows = []
     for row in tiny.conversations(3, 4):
         before, said = encode(row["prompt"], row["chosen"], words)
-        rows += supervised([{"prompt_ids": before, "completion_ids": said}], "completion")
-    shared = trainer.log_probs(model, rows, settings(rows="shared"), words.pad_token_id)
-    separate = trainer.log_probs(model, rows, settings(rows="separate"), words.pad_token_id)
+        rows += supervised([{"prompt_ids": before, "completion_ids": said, "conversation": ""}], "completion")
+    shared = models.log_probs(model, rows, settings(rows="shared"), words.pad_token_id)
+    separate = models.log_probs(model, rows, settings(rows="separate"), words.pad_token_id)
     assert len(shared) == len(separate) == 12
     for row, a, b in zip(rows, shared, separate, strict=True):
         assert len(a) == sum(label != -100 for label in row["labels"])
@@ -70,7 +67,7 @@ def test_log_probs_are_those_of_separate_rows(tmp_path, family):
 def test_logits_of_several_trees_in_one_batch_are_those_of_separate_rows(folder, pairs):
     import torch
 
-    model, _ = trainer.load(folder, settings())
+    model, _ = models.load(folder, settings())
     batch = shared_prefix.Collator(WORDS.pad_token_id)(pairs)
     tokens = sum(len(p["prompt_ids"]) + len(p[side]) for p in pairs for side in ("chosen_ids", "rejected_ids"))
     assert batch["forest_ids"].shape[1] < tokens / 4
@@ -85,50 +82,39 @@ def test_logits_of_several_trees_in_one_batch_are_those_of_separate_rows(folder,
                 assert torch.allclose(found[i * len(pairs) + n, : len(wanted)], wanted, atol=1e-4)
 
 
-def steps(folder, pairs, stage, form, lora):
+def steps(folder, pairs, stage, form, lora, live):
     """Losses and gradient norms of a short training, and the weights it ends with."""
     import torch
     from transformers import set_seed
 
-    train = settings(rows=form, lora_rank=lora)
-    section = OmegaConf.to_container(OmegaConf.load(ROOT / "params.yaml")[stage.__name__.rpartition(".")[2]])
-    section |= {"epochs": 2, "batch_size": 4, "accumulation": 1, "learning_rate": 0.002}
-    set_seed(1)
-    model, words = trainer.load(folder, train)
-    pad = words.pad_token_id
-    if stage is sft:
-        from trl import SFTTrainer as kind
-
-        p, rows = (
-            sft.Params(settings.Sft(**section), train, Origin(source="x", revision="")),
-            supervised(pairs, "completion"),
-        )
-    else:
-        from trl import DPOTrainer as kind
-
-        p, rows = dpo.Params(settings.Dpo(**section), train, Origin(source="x", revision="")), [dict(r) for r in pairs]
-        for side, values in zip(dpo.SIDES, dpo.both_sides(model, rows, p, pad), strict=True):
-            for row, value in zip(rows, values, strict=True):
-                row[f"ref_{side}_logps"] = float(value.sum())
-    trainer = trainer.exact(kind, pairs, 4, 1, shared=True)(
-        model,
-        args=stage.config(p, len(rows), folder.parent / "ckpt"),
-        train_dataset=Dataset.from_list(rows),
-        data_collator=trainer.collator(train, pad),
-        processing_class=words,
-        peft_config=trainer.adapter(train, model),
+    name = stage.__name__.rpartition(".")[2]
+    short = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 0.002}
+    p = tiny.params(
+        name, train__rows=form, train__lora_r=lora, train__lora_layers=0, **{f"{name}__{k}": v for k, v in short.items()}
     )
-    trainer.train()
-    logs = [(e["loss"], e["grad_norm"]) for e in trainer.state.log_history if "loss" in e]
-    return torch.tensor(logs), trainer.model.state_dict()
+    set_seed(1)
+    model, words = models.load(folder, p.train)
+    rows = supervised(pairs, "completion")
+    if stage is dpo:
+        rows = dpo.with_reference(pairs, dpo.both_sides(model, pairs, p, words.pad_token_id))
+    config = stage.config(p)
+    config.output_dir = str(live / "ckpt")
+    kind = {"sft": trainer.Sft, "dpo": trainer.Dpo}[name]
+    trained = trainer.fit(kind, model, words, rows, config, p.train, Curves(live, name))
+    logs = [(e["loss"], e["grad_norm"]) for e in trained.state.log_history if "loss" in e]
+    return torch.tensor(logs), trained.model.state_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("stage", [sft, dpo], ids=["sft", "dpo"])
-def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora):
+def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora, tmp_path, monkeypatch):
     import torch
 
-    (a, weights), (b, others) = (steps(folder, pairs, stage, form, lora) for form in ("shared", "separate"))
+    conversations = [pair["conversation"] for pair in pairs]
+    by_conversation = lambda _, *how: order.by_conversation(conversations, *how)  # noqa: E731 else each form has its own order
+    monkeypatch.setattr(order, "by_length", by_conversation)
+    (a, weights), (b, others) = (steps(folder, pairs, stage, form, lora, tmp_path / form) for form in ("shared", "separate"))
     assert len(a) == 6 and a[0, 0] != a[-1, 0]
     assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
     assert all(torch.allclose(weights[k], others[k], atol=1e-4) for k in weights)
@@ -153,15 +139,3 @@ def test_attention_that_takes_no_mask_is_refused(kind, change, told):
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, num_key_value_heads=1, **sizes, **change))
     with pytest.raises(UserError, match=rf"the model has {told}.*set train.rows=separate"):
         shared_prefix.share(model)
-
-
-def test_what_was_said_comes_whole_and_in_order():
-    rows = [{"prompt_ids": [0] * (5 + n % 7), "conversation": str(n // 4)} for n in range(40)]
-    for shared in (True, False):
-        one, two, again = (trainer.order(rows, 4, 1, epoch, shared=shared) for epoch in (0, 1, 0))
-        assert sorted(one) == sorted(two) == list(range(40)) and one != two and one == again
-    whole = trainer.order(rows, 4, 1, 0, shared=True)
-    assert all(len({rows[i]["conversation"] for i in whole[n : n + 4]}) == 1 for n in range(0, 40, 4))
-    alike = trainer.order(rows, 4, 1, 0, shared=False)
-    spread = [len(rows[i]["prompt_ids"]) for i in alike]
-    assert all(max(spread[n : n + 4]) - min(spread[n : n + 4]) <= 1 for n in range(0, 40, 4))

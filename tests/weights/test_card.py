@@ -1,14 +1,9 @@
-"""Model cards, and folders that load and stop where a reply ends."""
+"""Model cards."""
 
-import json
 import re
-from types import SimpleNamespace
 
 import pytest
-import tiny
-from conftest import ROOT
 
-from stages.training import saving
 from stages.weights import card
 from stages.weights.settings import Origin
 
@@ -42,7 +37,7 @@ def folder(tmp_path):
 def written(folder, stage="dpo", source="org/tiny", revision="abc"):
     return card.card(
         stage, folder, Origin(source=source, revision=revision), [folder, folder.parent / "train.jsonl"],
-        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_rank": 0}},
+        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_r": 0}},
         data={"pairs": {"train": 31, "val": 8}}, metrics=METRICS,
     )  # fmt: skip
 
@@ -70,12 +65,13 @@ def test_what_was_measured_and_set_is_in_the_card(folder):
 
     text = written(folder)
     for line in (
-        "| loss.base | 2.5 | 2 to 3 |", "| loss.sft | 2.25 | - |", "| loss.change.sft | -0.25 | -0.5 to 0.125 |",
+        "| measure | value | 95 % interval |", "| loss.base | 2.5 | 2 to 3 |", "| loss.sft | 2.25 | - |",
+        "| loss.change.sft | -0.25 | -0.5 to 0.125 |",
         "- pairs.train: `31`", "- dpo.beta: `0.1`", "- base_model.revision: `none`", "- train.dtype: `float32`",
         f"- {folder.parent / 'train.jsonl'}: `sha256 {sha256(b'{}' + bytes([10])).hexdigest()}`",
         "# Tiny Talker, DPO", "at revision `abc`",
     ):  # fmt: skip
-        assert line in text.splitlines() or line in text, line
+        assert line in re.sub(" +", " ", text), line
     import torch
     import trl
 
@@ -93,45 +89,3 @@ def test_the_same_run_writes_the_same_bytes_without_time_or_revision(folder):
 
 def test_a_base_that_tells_nothing(tmp_path):
     assert card.about(tmp_path) == (None, None)
-
-
-@pytest.mark.parametrize("had, more", [(None, []), (5, [5]), ([5, 6], [5, 6])])
-def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer = tiny.tokenizer()
-    model = tiny.model(tokenizer)
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = had, None
-    model.save_pretrained(base := tmp_path / "base")
-    trainer = SimpleNamespace(
-        model=model, accelerator=SimpleNamespace(unwrap_model=lambda m: m), is_world_process_zero=lambda: True,
-        is_fsdp_enabled=False, is_deepspeed_enabled=False,
-    )  # fmt: skip
-    settings = SimpleNamespace(gguf="none", dtype="float32")
-    saving.save(trainer, tokenizer, base, out := tmp_path / "out", settings, tmp_path, "# A card")
-    assert (out / "README.md").read_text() == "# A card"
-    ends = json.loads((out / "generation_config.json").read_text())
-    own = tokenizer.eos_token_id
-    assert ends["eos_token_id"] == ([*more, own] if more else own)
-    assert ends["pad_token_id"] == tokenizer.pad_token_id != own
-
-    loaded, spoken = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
-    asked = [{"role": "user", "content": "hi"}]
-    assert spoken.chat_template == tiny.CHATML
-    given = spoken.apply_chat_template(asked, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-    loaded.lm_head.weight.data.zero_()
-    hidden = loaded.model(**given).last_hidden_state[0, -1]
-    loaded.lm_head.weight.data[own] = hidden  # now its end token is by far the likeliest
-    said = loaded.generate(**given, max_new_tokens=8, do_sample=False)
-    assert said[0, given["input_ids"].shape[1] :].tolist() == [own]
-
-
-def test_the_models_are_declared_for_the_registry():
-    from dvc.repo import Repo
-
-    with Repo(ROOT) as repo:
-        found = repo.artifacts.read()["dvc.yaml"]
-        outs = {o.def_path for s in repo.index.stages for o in s.outs}
-    assert {name: a.path for name, a in found.items()} == {"sft": "models/sft", "dpo": "models/dpo"}
-    for name, a in found.items():
-        assert a.type == "model" and a.desc and name in a.labels and a.path in outs

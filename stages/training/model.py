@@ -1,0 +1,92 @@
+"""Models in training: loaded, given adapters, and asked for the log-probabilities of replies."""
+
+import os
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from trl import ModelConfig, get_peft_config
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.utils import add_fused_lm_head
+
+from stages.core.cli import UserError, one_line
+from stages.core.files import Record
+from stages.core.statistics import Array
+from stages.training import shared_prefix
+from stages.training.settings import Train
+
+AT_ONCE = 8  # rows whose log-probabilities are computed together
+
+
+def load(folder: Path, train: Train) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a local folder, safetensors only, no remote code; ready for `collator(train, ...)`."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, train.dtype),
+            use_safetensors=True,
+            attn_implementation=train.attn_implementation,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{folder}: cannot be loaded as a model: {one_line(e)}") from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if train.rows == "shared":
+        shared_prefix.share(model)
+    add_fused_lm_head(model)  # the trainers put theirs over it; before and after training, log_probs needs this one
+    if torch.cuda.is_available():
+        model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
+    return model, tokenizer
+
+
+def adapter(train: Train, model: PreTrainedModel) -> LoraConfig | None:
+    """LoRA configuration over the linear layers of (the last) transformer blocks, or None for full training.
+
+    Nothing below the lowest adapted block is differentiated, which is what makes `lora_layers` cheap.
+    """
+    if not train.lora_r:
+        return None
+    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+    names = {field.name for field in fields(ModelConfig)}
+    given = {key: value for key, value in train.model_dump().items() if key in names}
+    lora = get_peft_config(ModelConfig(**{"lora_target_modules": sorted(linear), **given, "use_peft": True}))
+    if train.lora_layers:
+        blocks = model.config.num_hidden_layers
+        lora.layers_to_transform = list(range(max(0, blocks - train.lora_layers), blocks))
+    return lora
+
+
+def collator(train: Train, pad: int) -> Callable[[list[Record]], Any] | None:
+    """The function that makes batches of supervised rows or of pairs; None: TRL's own."""
+    return shared_prefix.Collator(pad) if train.rows == "shared" else None
+
+
+def log_probs(model: PreTrainedModel, rows: list[Record], train: Train, pad: int, *, spread: bool = False) -> list[Array]:
+    """log p of each token of the reply, in nats, for each of the supervised `rows`.
+
+    Args:
+        spread: each process computes a part of the rows; not for a model that is itself spread over the processes.
+    """
+    collate = collator(train, pad) or DataCollatorForLanguageModeling(pad_token_id=pad)
+    state = PartialState()
+    starts = list(range(0, len(rows), AT_ONCE))
+    found = []
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for start in starts[state.process_index :: state.num_processes] if spread else starts:
+            batch = {k: v.to(model.device) for k, v in collate(rows[start : start + AT_ONCE]).items()}
+            mask = batch["labels"][:, 1:] != shared_prefix.IGNORED
+            values = model(**batch, fused_lm_head=True).log_probs
+            found += [(start + i, v[m].double().cpu().numpy()) for i, (v, m) in enumerate(zip(values, mask, strict=True))]
+    model.train(was_training)
+    if spread and state.num_processes > 1:
+        found = gather_object(found)
+    return [values for _, values in sorted(found, key=lambda pair: pair[0])]

@@ -1,0 +1,48 @@
+"""Trees: paths, histories, decisions, and files of trees."""
+
+import json
+
+import pytest
+from trees import a_tree
+
+from stages.core.cli import UserError
+from stages.dialogue import tree
+
+
+def test_a_history_is_the_path_from_the_root():
+    nodes = tree.index(a_tree())
+    assert [n["id"] for n in tree.path(nodes, "u/r/u/p")] == ["u", "u/r", "u/r/u", "u/r/u/p"]
+    assert tree.history(nodes, "u/r/u") == [
+        {"role": "user", "content": "U1 of 0"},
+        {"role": "assistant", "content": "rejected 1 of 0"},
+        {"role": "user", "content": "U2 of 0"},
+    ]
+    assert tree.history(nodes, None) == [] and tree.parent("u") is None
+    del nodes["u/r"]
+    with pytest.raises(UserError, match="tree node u/r: missing"):
+        tree.history(nodes, "u/r/u")
+
+
+def test_decisions_are_where_both_replies_are():
+    t = a_tree()
+    t["nodes"] = [n for n in t["nodes"] if n["id"] != "u/r/u/r"]
+    assert [[n["id"] for n in nodes] for nodes in tree.decisions(t)] == [
+        ["u", "u/p", "u/r"], ["u/r/u/p/u", "u/r/u/p/u/p", "u/r/u/p/u/r"]
+    ]  # fmt: skip
+
+
+def test_files_of_trees(tmp_path):
+    path = tmp_path / "trees.jsonl"
+    path.write_text(f"{json.dumps(a_tree(0))}\n{json.dumps(a_tree(1))}\n")
+    assert [t["id"] for t in tree.read_trees(path)] == ["t0", "t1"]
+    for bad in (
+        {"id": "x", "nodes": [{"id": 3}]},
+        {"nodes": []},
+        {"id": "x", "nodes": [{"id": "u", "role": "me", "text": ""}]},
+    ):
+        path.write_text(f"{json.dumps(a_tree())}\n{json.dumps(bad)}\n")
+        with pytest.raises(UserError, match=r"trees\.jsonl:2: not a tree"):
+            tree.read_trees(path)
+    path.write_text(json.dumps(a_tree()))
+    with pytest.raises(UserError, match="1 trees cannot be split"):
+        tree.read_trees(path)

@@ -1,0 +1,44 @@
+"""Personas: their items, the order in which these are revealed, their files."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.core.cli import UserError
+from stages.personas import persona
+from stages.personas.persona import Persona, facts, traits
+
+
+def test_items():
+    assert facts("I fish.  My cat is old! Do I nap? I do") == ["I fish.", "My cat is old!", "Do I nap?", "I do"]
+    assert traits("I am shy, loud, and kind.") == ["I am shy.", "I am loud.", "I am kind."]
+    assert traits("He is bold, rude and tall, or vain.") == ["He is bold.", "He is rude and tall.", "He is vain."]
+    assert traits("She laughs a lot. She is calm.") == ["She laughs a lot.", "She is calm."]
+    assert Persona("I fish. I nap.", "I am shy, and odd.").items == ["I fish.", "I nap.", "I am shy.", "I am odd."]
+
+
+@given(seed=st.integers(0, 9), n=st.integers(1, 9))
+def test_the_schedule_is_a_permutation_with_a_trait_at_every_fourth_turn(seed, n):
+    drawn = Persona(" ".join(f"I own item{i}." for i in range(n)), "I am shy, loud, and kind.").schedule(seed)
+    assert sorted(drawn) == list(range(n + 3))
+    assert all((item >= n) == (turn % 4 == 3) for turn, item in enumerate(drawn[: min(n, 12)]))
+
+
+def test_files(tmp_path):
+    path = tmp_path / "train.jsonl"
+    people = [Persona("I fish.", "I am shy."), Persona("I bake.", "I am shy.")]
+    rows = [json.dumps(p.record()) for p in people]
+    path.write_text("\n".join(rows))
+    assert persona.read(path) == people and len({p.id for p in people}) == 2
+    for bad, fault in (
+        ('{"profile": "I fish."}', ":2: a persona needs"),
+        ('{"profile": " ", "personality": ""}', ":2: a persona"),
+    ):
+        path.write_text(f"{rows[0]}\n{bad}\n")
+        with pytest.raises(UserError, match=fault):
+            persona.read(path)
+    path.write_text("\n")
+    with pytest.raises(UserError, match="holds no persona"):
+        persona.read(path)

@@ -1,0 +1,96 @@
+"""TRL's trainers as the stages run them: settings, processes, losses, and faults in one line."""
+
+import math
+import re
+
+import pytest
+import tiny
+from tiny import one_thread  # noqa: F401
+
+from stages import dpo, sft
+from stages.core.cli import UserError
+from stages.training import model, trainer
+from stages.training.curves import Curves
+from stages.training.dataset import encode
+
+STAGES = {"sft": sft, "dpo": dpo}
+NEEDED = {"robust": {"label_smoothing": 0.1}, "exo_pair": {"label_smoothing": 0.001}}
+
+
+def losses():
+    from trl import DPOConfig
+
+    return re.findall(r"'(\w+)'", DPOConfig.__dataclass_fields__["loss_type"].metadata["help"])
+
+
+def config(stage="sft", **changes):
+    return STAGES[stage].config(tiny.params(stage, **changes))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("tiny") / "model")
+
+
+def fitted(folder, tmp_path, **changes):
+    """(trainer, weights of its head before) of a short DPO of the model in `folder` on four pairs."""
+    p = tiny.params("dpo", train__lora_r=0, **changes)
+    settings = dpo.config(p)
+    settings.output_dir = str(tmp_path / "ckpt")
+    policy, words = model.load(folder, p.train)
+    before = policy.lm_head.weight.detach().clone()
+    pairs = []
+    for row in tiny.conversations(2, 2):
+        sides = {side: encode(row["prompt"], row[side], words) for side in dpo.SIDES}
+        ids = {f"{side}_ids": after for side, (_, after) in sides.items()}
+        pairs.append({"prompt_ids": sides["chosen"][0], **ids, "conversation": row["prompt"][1]["content"]})
+    pairs = dpo.with_reference(pairs, dpo.both_sides(policy, pairs, p, words.pad_token_id))
+    return trainer.fit(trainer.Dpo, policy, words, pairs, settings, p.train, Curves(tmp_path / "live", "dpo")), before
+
+
+def test_settings_go_to_trl_and_those_of_the_stage_before_those_of_train():
+    made = config(train__weight_decay=0.1, train__warmup_steps=7, train__max_grad_norm=0.5, sft__max_grad_norm=2.0)
+    assert (made.weight_decay, made.max_grad_norm, made.warmup_steps) == (0.1, 2.0, 0.1)
+    assert (made.lr_scheduler_type, made.num_train_epochs, made.save_steps, made.seed) == ("cosine", 3, 25, 1)
+    assert made.max_length is None and made.completion_only_loss and not made.gradient_checkpointing
+    made = config("dpo", dpo__beta=0.2, dpo__loss_type=["sigmoid", "sft"], dpo__loss_weights=[1.0, 0.5])
+    assert (made.beta, made.loss_type, made.loss_weights) == (0.2, ["sigmoid", "sft"], [1.0, 0.5])
+
+
+@pytest.mark.parametrize(
+    "stage, changes, text",
+    [("sft", {"sft__lr_scheduler_type": "cosin"}, "params.yaml: sft: cosin is not a valid SchedulerType"),
+     ("dpo", {"dpo__loss_type": "sigmid"}, "params.yaml: dpo.loss_type: 'sigmid' is none of .* mean sigmoid"),
+     ("dpo", {"dpo__loss_weights": [1.0, 2.0]}, "params.yaml: dpo: `loss_weights` must have the same length")],
+)  # fmt: skip
+def test_values_that_trl_refuses_are_one_line(stage, changes, text):
+    with pytest.raises(UserError, match=text) as e:
+        config(stage, **changes)
+    assert "\n" not in str(e.value)
+
+
+def test_values_that_its_trainer_refuses_are_one_line_too(folder, tmp_path):
+    with pytest.raises(UserError, match=r"params\.yaml: dpo: Label smoothing must be greater than 0\.0"):
+        fitted(folder, tmp_path, dpo__loss_type="exo_pair")
+
+
+def test_a_value_error_of_the_first_step_is_one_of_the_settings_and_later_ones_are_not():
+    watch = trainer.Watch("dpo")
+    error = ValueError("Unknown loss type: x\nmore")
+    assert str(trainer.explained(error, "dpo", None, watch, 0)) == "params.yaml: dpo: Unknown loss type: x"
+    assert trainer.explained(error, "dpo", None, watch, 3) is error
+
+
+def test_accumulation_must_be_shared_out_evenly(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"^sft\.gradient_accumulation_steps: 3 is not a multiple of the 2 processes$"):
+        config(sft__gradient_accumulation_steps=3)
+
+
+@pytest.mark.parametrize("loss", [name for name in losses() if name != "sft"])
+def test_every_loss_of_trl_trains_a_step(folder, tmp_path, loss):
+    more = {f"dpo__{key}": value for key, value in NEEDED.get(loss, {}).items()}
+    trained, before = fitted(folder, tmp_path, dpo__loss_type=loss, dpo__max_steps=1, dpo__learning_rate=0.01, **more,
+                             dpo__lr_scheduler_type="constant")  # fmt: skip
+    assert trained.state.global_step == 1 and math.isfinite(trained.state.log_history[0]["loss"])
+    assert not before.equal(trained.model.lm_head.weight), "something was learnt"
