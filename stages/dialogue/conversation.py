@@ -9,12 +9,11 @@ from stages.llm.endpoint import CallFailed
 from stages.personas.persona import Persona
 
 
-async def conversation(client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int) -> Record:
-    """The conversation of `turns` turns. A turn whose call fails ends it; the turns before stay.
-
-    Returns:
-        The persona, its items, `turns` (turn, item, user, reply, outcome, ...) and `ended` (turn and reason, or None).
-    """
+async def conversation(
+    client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int
+) -> Record:
+    """The persona, its items, `turns` (turn, item, user, reply, outcome, ...), and `ended`: turn and reason of the failed
+    call that ended the conversation, or None."""
     schedule = persona.schedule(seed)
     past: list[Exchange] = []
     rows: list[Record] = []
