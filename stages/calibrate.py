@@ -1,4 +1,4 @@
-"""Calibrate: what each judge's scores are worth, on replies of known order (data/calibration/README.md: by a language model).
+"""Calibrate: how good each judge's scores are, on replies whose order is known (data/calibration/README.md).
 
 Every context (a person, a conversation, a new message) has five replies: one made for this person (`tailored`) and four that
 are not: `generic`, `wrong_person` (made for somebody else), `flattering` (praise that fits anybody), `reciting` (what the
