@@ -43,7 +43,7 @@ def test_groups_for_crossed_choice():
     assert set(Counter(g["kind"] for g in GROUPS)) == {"temperament", "circumstances", "both"}
     for g in GROUPS:
         assert len(g["users"]) == 4 and len({u["id"] for u in g["users"]}) == 4
-        words = [len(re.findall(r"[\w']+", u["reply"].replace("’", "'"))) for u in g["users"]]
+        words = [len(re.findall(r"[\w']+", u["reply"].replace("\u2019", "'"))) for u in g["users"]]
         mean = sum(words) / 4
         assert all(abs(n - mean) <= max(3, 0.15 * mean) for n in words), g["group"]
         for u in g["users"]:
