@@ -15,7 +15,9 @@ from stages.personas.settings import FilterPersonas, Pool
 
 POOL = Pool(target=4, threshold=0.8, min_items=3, items=8, item_chars=40)
 SEEDS = [{"text": f"I own seed{n}. I keep s{n}. I ride b{n}.", "category": "work"} for n in range(3)]
-ONE_LINE = Role("generator", "x", 1.0, 1.0, 0.0, 60, ("\n",), accept=("ok", "truncated"))
+ONE_LINE = Role(
+    name="generator", model="x", temp=1.0, top_p=1.0, penalty=0.0, tokens=60, stop=("\n",), accept=("ok", "truncated")
+)
 
 
 def test_items_that_cannot_stand_are_dropped_and_counted():

@@ -104,7 +104,7 @@ def test_scores_are_read_from_the_judges_own_words(texts, payload):
         turns = [{"turn": k, "user": f"user {k} {words}", "reply": f"reply {k} {words}"} for k in (1, 2, 3)]
         case = {"id": "c", "profile": f"I fish {words}.", "personality": words, "turns": turns}
         client = Scripted("", "3")
-        rows = asyncio.run(judge.scores(client, Role("judge", "x", 0.0, 1.0, 0.0, 4), texts["judge"], 1, case))
+        rows = asyncio.run(judge.scores(client, Role(name="judge", model="x", temp=0.0, top_p=1.0, penalty=0.0, tokens=4), texts["judge"], 1, case))
         return [r["score"] for r in rows], [messages for _, messages in client.asked]
 
     scores, hostile = judged(payload)
@@ -153,7 +153,9 @@ def test_the_engine_sees_no_control_token_inside_a_message(base, tmp_path, monke
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     names = re.findall(r'"content": "(<[^"]+>)"', (base / "tokenizer.json").read_text())
     assert "<|im_end|>" in names
-    role = Role("user", "embedded", 0.0, 1.0, 0.0, 1, accept=("ok", "truncated", "empty"))
+    role = Role(
+        name="user", model="embedded", temp=0.0, top_p=1.0, penalty=0.0, tokens=1, accept=("ok", "truncated", "empty")
+    )
 
     async def sizes():
         llm = Llm(conversations_in_flight=1, embedded=Embedded(concurrency=1, slots=1, context=512), endpoints={})
