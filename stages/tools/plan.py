@@ -204,7 +204,7 @@ class Pipeline:
         return [Persona(f"{profile} My number is {n}.", traits) for n, (profile, traits) in enumerate(pairs)]
 
     def seeds(self, pool: str) -> list[Record]:
-        """The handwritten texts of a pool."""
+        """The seed texts of a pool."""
         limits = params.load("seed_personas", seed_personas.Params).seed_personas
         return seeds.read(self.path("seed_personas", pool), limits)
 
