@@ -11,6 +11,7 @@ from stages.core import params, prompts
 from stages.core.cli import UserError
 from stages.dialogue import assistant
 from stages.dialogue.transcript import Exchange
+from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.personas.persona import Persona
 from stages.tools import check
@@ -34,7 +35,7 @@ def talk(project, arm):
     a = project.params.arms[arm]
 
     async def work():
-        async with Client("converse", p.llm, {}, 0) as client:
+        async with Client(PaidCalls("converse", p.llm, {}), 0) as client:
             system = prompts.load(project.folder / f"prompts/{a.prompt}.txt")
             tested = assistant.Tested(p, client, "scripted:tested", system, a.strategy, a.memory)
             user = prompts.load(project.folder / "prompts/user.txt")

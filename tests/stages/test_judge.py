@@ -177,16 +177,3 @@ def test_one_persona_is_said_to_have_no_wrong_one(project):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(case("c", "I fish.", "I am shy.")) + "\n")
     assert "no wrong persona" in project.run("judge", "base").stdout
-
-
-def test_other_roles_keep_the_keys_of_what_was_paid_for(tmp_path, monkeypatch):
-    """The key of a call without log-probabilities, as it was before they could be asked for."""
-    from stages.llm.client import Client
-    from stages.llm.settings import Embedded, Llm, Role
-
-    monkeypatch.chdir(tmp_path)
-    client = Client("x", Llm(conversations_in_flight=1, embedded=Embedded(), endpoints={}), {})
-    plain = Role("user", "scripted:tiny", 0.5, 0.9, 0.0, 60, ("\n",))
-    key, request = client.request(plain, [{"role": "user", "content": "Hi."}], 7, None)
-    client.cache.close()
-    assert key == "7b6c4dc097b4a6fd27c9306bf0c90cb0a72cca49fdbe4a93b1a1864de04293db" and "logprobs" not in request

@@ -165,7 +165,7 @@ def test_a_reply_that_cannot_be_had_ends_its_branch_and_is_failed(project, serve
     last = max(n["turn"] for n in grown(project)[2]["nodes"])
     assert last == 4  # the other reply carried the conversation on
     project.set(roleplay__max_failed_share=0.0)
-    complains(project.run("roleplay", check=False), "set aside", "roleplay.jsonl", "empty")
+    complains(project.run("roleplay", check=False), "failed", "roleplay.jsonl", "empty")
 
 
 @pytest.mark.parametrize(
