@@ -14,7 +14,9 @@ import json
 import math
 import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,6 +33,7 @@ from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
+from stages.judging.settings import Judge
 from stages.llm.cache import Cache
 from stages.llm.client import Client
 from stages.llm.reply import Reply
@@ -44,6 +47,7 @@ from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
 
 P = TypeVar("P", bound=params.Section)
+Jobs = Callable[[Client, Judge, prompts.Prompt, list[Record]], list[partial[Any]]]
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
 STAND_IN = "1 stands in for x"  # how a reply begins that is not stored; a verdict and a score can be read from it
@@ -290,25 +294,19 @@ async def plan_converse(line: Pipeline, name: str, replies: Replies, progress: P
     return calls.needs, talks
 
 
-async def plan_calibrate(line: Pipeline, replies: Replies) -> Needs:
-    """calibrate, walked through."""
-    name = "calibrate"
-    p = line.params(name, calibrate.Params)
-    prompt = line.prompts(name, "judge")["judge"]
+async def plan_scores(
+    line: Pipeline,
+    name: str,
+    schema: type[calibrate.Params | judge.Params],
+    jobs: Jobs,
+    rows: list[Record],
+    replies: Replies,
+) -> Needs:
+    """calibrate, or judge of one model, walked through. `jobs`: the ones that the stage makes of `rows`."""
+    p = line.params(name.partition("@")[0], schema)
     calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
     async with Client(calls, p.judge.resamples) as client:
-        for job in calibration.asked(client, p.judge, prompt, calibration.read(line.path(name, "items"))):
-            await job()
-    return calls.needs
-
-
-async def plan_judge(line: Pipeline, name: str, cases: list[Record], replies: Replies) -> Needs:
-    """judge of one model, walked through."""
-    p = line.params("judge", judge.Params)
-    prompt = line.prompts(name, "judge")["judge"]
-    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
-    async with Client(calls, p.judge.resamples) as client:
-        for job in judgings(client, p.judge, prompt, cases):
+        for job in jobs(client, p.judge, line.prompts(name, "judge")["judge"], rows):
             await job()
     return calls.needs
 
@@ -326,14 +324,15 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
         if line.stale("roleplay"):
             needs["roleplay"] = await plan_roleplay(line, replies, progress)
         if line.stale("calibrate"):
-            needs["calibrate"] = await plan_calibrate(line, replies)
+            items = calibration.read(line.path("calibrate", "items"))
+            needs["calibrate"] = await plan_scores(line, "calibrate", calibrate.Params, calibration.asked, items, replies)
         for name in arms:
             needs[name], talks[name] = await plan_converse(line, name, replies, progress)
     for name in line.named("judge"):
         if line.stale(name):
             talk = name.replace("judge", "converse")
             cases = talks[talk] if talk in talks else read_jsonl(line.path(name, "conversations"))
-            needs[name] = await plan_judge(line, name, cases, replies)
+            needs[name] = await plan_scores(line, name, judge.Params, judgings, cases, replies)
     return needs
 
 

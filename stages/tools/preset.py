@@ -20,7 +20,7 @@ from stages.core.cli import UserError, one_line, run
 from stages.tools import check
 
 FOLDER = Path("presets")
-_KEY = re.compile(r"[A-Za-z_][\w-]*")
+_KEY = r"[A-Za-z_][\w-]*"  # what has a place in a dotted name, which `gpt-4.1` has not
 _PLAIN = re.compile(r"[A-Za-z_/][\w./:+@-]*", re.A)  # what the grammar reads as a string, but for:
 _RESERVED = ("true", "false", "null", "inf", "nan")
 
@@ -66,15 +66,6 @@ def nested(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def spread(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; a mapping one of whose keys has no place in a dotted name (`gpt-4.1`) is a leaf."""
-    for key, value in tree.items():
-        if isinstance(value, dict) and value and all(_KEY.fullmatch(str(k)) for k in value):
-            yield from spread(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
 def spelled(value: Any) -> str:
     """A value in Hydra's grammar."""
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -93,9 +84,9 @@ def spelled(value: Any) -> str:
 def words(name: str) -> list[str]:
     """The words for `dvc exp run`: `-S`, `key=value`, `-S`, ... Raises UserError for what the words cannot carry."""
     overrides, _ = load(name)
-    known = dict(spread(params.load_yaml("params.yaml")))
+    known = dict(params.flat(params.load_yaml("params.yaml"), names=_KEY))
     found = []
-    for key, value in spread(overrides):
+    for key, value in params.flat(overrides, names=_KEY):
         word = f"{'' if key in known and not isinstance(value, dict) else '++'}{key}={spelled(value)}"
         if re.search(r"[\s*?]|\$\{", word):
             raise UserError(f"{FOLDER / name}.yaml: {key}: {value!r} holds a blank, *, ? or ${{; no shell hands that on")
