@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal browse chat report test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse report test check lint audit
 
 setup: $(VENV)/.done
 
@@ -42,12 +42,8 @@ rehearsal: setup
 browse: setup
 	python -m stages.tools.browse --out results/browse.html
 
-chat: setup
-	python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dpo models/base
-
 report: setup
-	python -m stages.tools.report --results results --lock dvc.lock --params params.yaml \
-	  --html results/report.html --markdown results/report.md $(if $(AGAINST),--against $(AGAINST))
+	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
 test: setup
