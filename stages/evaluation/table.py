@@ -35,7 +35,8 @@ SCORES: list[Column] = [
     MODEL, ("cases", "n_cases", str), ("unscored", "unscored", str), ("AL(1)", "al.0", number),
     ("AL({turns})", "al.-1", number), ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
     ("area", "area", number), ("range", "range", number), ("IR", "ir", partial(number, digits=3, sign=True)),
-    (CI, "ir_ci", partial(interval, digits=3, sign=True)), ("N-IR", "n_ir", partial(number, digits=3, sign=True)), ("N-R2", "r2", partial(number, digits=3)),
+    (CI, "ir_ci", partial(interval, digits=3, sign=True)), ("N-IR", "n_ir", partial(number, digits=3, sign=True)),
+    ("N-R2", "r2", partial(number, digits=3)),
 ]  # fmt: skip
 GAINS: list[Column] = [
     MODEL, ("vs base", "gain.relative_improvement", percent), (CI, "gain.ci", percent_interval),

@@ -1,8 +1,8 @@
 """Report: one page on the evaluation, as HTML (with figures, no script, no network) and as Markdown (the same tables).
 
-Reads what the pipeline left in results/: the result of stage eval and its cases, and the stages' metrics for what they cost.
-With `--against`, also what differs from the result of a revision or an experiment, from git. What is missing is named. No
-model is asked, no stage is run. What each stage was run on, by digest, and with which parameters is in dvc.lock.
+Reads the result of stage eval and its cases; with `--against`, also the result of a revision or an experiment, from git. What
+is missing is named. No model is asked, no stage is run. What every stage was run on, by digest, and with which parameters is
+in dvc.lock; what it cost is in results/ and in `python -m stages.tools.replies size`.
 
 Run: make report (or python -m stages.tools.report [--against REVISION])
 """
@@ -18,7 +18,6 @@ from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, read_jsonl, read_text, replacing
 from stages.core.tables import Column, Rows, interval, number, p_value, rows
 from stages.evaluation import table
-from stages.evaluation.degeneration import DISTINCT, MEASURES
 from stages.evaluation.scores import BASE
 from stages.evaluation.table import CI, MODEL, signed, signed_interval
 from stages.tools import against, blocks, figures
@@ -58,29 +57,12 @@ RECOGNITION: list[Column] = [
     ("p", "recognition.above_message_p", p_value), ("replies so far: MRR", "recognition.so_far.mrr_mean", number),
     (CI, "recognition.so_far.mrr_mean_ci", interval), ("top-1", "recognition.so_far.top1_mean", number),
 ]  # fmt: skip
-FORM: list[Column] = [
-    MODEL,
-    *(
-        column
-        for name in MEASURES
-        for column in (
-            (name, f"degeneration.{name}", number),
-            ("less base", f"gain.degeneration_ci.{name}", signed_interval),
-        )
-    ),
-    *((name.replace("_", "-"), f"degeneration.{name}", number) for name in DISTINCT),
-]
 JUDGES: list[Column] = [
     ("judge", "name", str),
     ("calibration", "passed", lambda passed: {None: "not calibrated", True: "passed"}.get(passed, "FAILED (!)")),
     ("accuracy", "accuracy", number), ("length bias", "length_bias", number),
     ("made the data", "made_data", lambda made: {None: "not known", True: "yes (!)"}.get(made, "no")),
     ("scores", "scored", str), ("unscored", "unscored", str), ("spread of its own samples", "spread", number),
-]  # fmt: skip
-COST: list[Column] = [
-    ("stage: role", "name", str), ("calls", "calls", cell), ("prompt tokens", "prompt_tokens", cell),
-    ("of them cached", "cached_tokens", cell), ("completion tokens", "completion_tokens", cell),
-    ("USD", "cost_usd", lambda usd: "not known" if usd is None else f"{usd:.4f}"),
 ]  # fmt: skip
 
 
@@ -132,7 +114,7 @@ def difference_section(models: Sequence[Record], cases: Sequence[Record]) -> Ite
 
 
 def recognition_section(known: Mapping[str, Any] | None, models: Sequence[Record]) -> Iterator[Block]:
-    """Recognition by turn beside chance, echo and what could be known; and the replies' form."""
+    """Recognition by turn beside chance, echo and what could be known."""
     if known is None:
         yield Block("p", "No conversations were given, so there is no measure without a judge.")
         return
@@ -151,30 +133,13 @@ def recognition_section(known: Mapping[str, Any] | None, models: Sequence[Record
     own = {m["name"]: Line("reply k", m["recognition"]["mrr"], band=m["recognition"]["mrr_ci"]) for m in models}
     yield from curves(own, references, (0, 1.05), "MRR")
     yield Block("table", rows=rows(RECOGNITION, models))
-    yield Block("h3", f"Form of the replies, and {CI} of its difference to base")
-    yield Block("table", rows=rows(FORM, models))
-
-
-def cost_section() -> Iterator[Block]:
-    """Calls, tokens and money by stage and role, from the stages' metrics."""
-    yield Block("h2", "Cost")
-    found = []
-    for path in sorted(RESULTS.rglob("*.json")):
-        metrics, stage = json.loads(read_text(path)), path.relative_to(RESULTS).with_suffix("")
-        calls = metrics.get("calls") if isinstance(metrics, dict) else None  # a plot is a list
-        found += [{"name": f"{stage}: {role}", **c} for role, c in sorted(calls.items())] if isinstance(calls, dict) else []
-    if found:
-        yield Block("p", "As paid when each reply first came; replies taken from the cache count with what they cost then.")
-        yield Block("table", rows=rows(COST, found))
-    else:
-        yield Block("p", "No metrics of a stage that asks models were found.")
 
 
 def report(result: Mapping[str, Any], cases: Sequence[Record], revision: str | None) -> Iterator[Block]:
     """All of it."""
     models = table.models(result)
     if revision:
-        yield from against.section(revision)
+        yield from against.section(revision, result)
     yield from result_section(result, models)
     yield from alignment_section(result, models)
     if result["vs_base"]:
@@ -182,7 +147,6 @@ def report(result: Mapping[str, Any], cases: Sequence[Record], revision: str | N
     yield from recognition_section(result["recognition"], models)
     yield Block("h2", "The judges")
     yield Block("table", rows=rows(JUDGES, [{"name": name, **j} for name, j in result["judges"].items()]))
-    yield from cost_section()
     yield Block("h2", "Protocol: what the numbers depend on")
     values = params.flat({"scale": result["scale"], **result["protocol"]})
     yield Block("words", rows=[["what", "value"], *([key, cell(value)] for key, value in values)])

@@ -94,7 +94,8 @@ def test_the_page_holds_the_whole_result(default):
     assert "results/report.html" in printed
     parts = [
         "AL(1)", "right-wrong", "of possible", "N-R2", "unscored", "95 % interval", "0.94", "0.56", "0.41", "embedded (!)",
-        "failed its calibration", "0.2125", "made the training data", "4321", "0.0123", "versions.numpy", "2.4.6", "params.judge.model",
+        "failed its calibration", "(accuracy 0.21)", "made the training data", "4321", "0.0123", "versions.numpy", "2.4.6",
+        "params.judge.model",
     ]  # fmt: skip
     for part in parts:
         assert part in page and part in text, part
