@@ -1,4 +1,4 @@
-"""The result of a revision or an experiment beside the workspace's: its tables, and what differs in protocol, params, prompts.
+"""The result of a revision or an experiment: its tables, and what differs from the workspace in protocol, params, prompts.
 
 Everything is read from git; nothing is checked out or run. `dvc metrics diff REVISION` has every metric of every stage.
 """
@@ -56,15 +56,15 @@ def section(name: str, now: Mapping[str, Any]) -> Iterator[Block]:
     none = Block("p", "No difference.")
     yield Block("h2", f"Against {name}")
     yield Block("p", f"{name} is {git('log', '-1', '--format=%h %s', commit).strip()}; now is the workspace.")
-    if text := git("show", f"{commit}:./results/eval.json"):
-        old = json.loads(text)
+    try:
+        old = json.loads(git("show", f"{commit}:./results/eval.json"))
         if differ := changed(protocol(old), protocol(now)):
             yield Block("p", "Not measured in the same way, so the scores cannot be set side by side.")
             yield Block("words", rows=[["protocol", name, "now"], *differ])
         for title, rows in table.blocks(old):
             yield from (Block("h3", f"{name}: {title}"), Block("table", rows=rows))
-    else:
-        yield Block("p", f"{name} has no results/eval.json.")
+    except (ValueError, KeyError, TypeError):
+        yield Block("p", f"{name} has no results/eval.json as stage eval writes it now.")
     before = OmegaConf.to_container(OmegaConf.create(git("show", f"{commit}:./params.yaml")), resolve=False)
     rows = changed(dict(params.flat(before)), dict(params.flat(params.load_yaml("params.yaml"))))
     yield Block("h3", "Params")

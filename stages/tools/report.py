@@ -1,8 +1,8 @@
 """Report: one page on the evaluation, as HTML (with figures, no script, no network) and as Markdown (the same tables).
 
-Reads the result of stage eval and its cases; with `--against`, also the result of a revision or an experiment, from git. What
-is missing is named. No model is asked, no stage is run. What every stage was run on, by digest, and with which parameters is
-in dvc.lock; what it cost is in results/ and in `python -m stages.tools.replies size`.
+Reads the result of stage eval and its cases; with `--against`, also the result of a revision or an experiment, from git.
+What is missing is named. No model is asked, no stage is run. What every stage was run on, by digest, and with which
+parameters is in dvc.lock; what it cost is in results/ and in `python -m stages.tools.replies size`.
 
 Run: make report (or python -m stages.tools.report [--against REVISION])
 """

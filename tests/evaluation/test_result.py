@@ -60,7 +60,10 @@ def two_judges():
         for case, profile in enumerate(PEOPLE):
             for turn in range(1, 5):
                 score = None if (case, turn) == (0, 1) else 1 + (case + turn) % 5
-                scores.add(Judgement(name, "bad", "right", f"c{case}", turn, score, profile, 0.5), "bad")
+                row = Judgement(
+                    model=name, judge="bad", case=f"c{case}", turn=turn, score=score, profile=profile, spread=0.5
+                )
+                scores.add(row, "bad")
     return scores
 
 
