@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from stages.core import params
-from stages.core.cli import UserError, one_line, run
+from stages.core.cli import UserError, one_line, parser, run
 from stages.tools import check
 
 FOLDER = Path("presets")
 _KEY = re.compile(r"[A-Za-z_][\w-]*")
-_PLAIN = re.compile(r"[A-Za-z_/][\w./:+@-]*", re.A)  # what the grammar reads as a string, but for:
-_RESERVED = ("true", "false", "null", "inf", "nan")
 
 
 def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,8 +42,7 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = nested(given)
     whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
     assert isinstance(whole, dict)
-    faults = check.check(whole)  # type: ignore[arg-type]
-    if faults:
+    if faults := check.check(whole):  # type: ignore[arg-type]
         raise UserError(f"{path}: {'; '.join(faults)}")
     return overrides, whole  # type: ignore[return-value]
 
@@ -85,8 +83,6 @@ def spelled(value: Any) -> str:
         return "[" + ",".join(map(spelled, value)) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
-        return value
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
@@ -144,20 +140,13 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             if entry.name not in ("params.yaml", ".dvc", ".git", "tmp"):
                 (scratch / entry.relative_to(here)).symlink_to(entry)
         OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
-        before = os.environ.get("DVC_ROOT")
-        with chdir(scratch):
-            os.environ.setdefault("DVC_ROOT", str(here))  # where the stored replies are
-            try:
-                yield
-            finally:
-                if before is None:
-                    del os.environ["DVC_ROOT"]
+        # DVC_ROOT: where the stored replies are
+        with chdir(scratch), patch.dict(os.environ, {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here))}):
+            yield
 
 
 def main() -> None:
-    import argparse
-
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = parser(__doc__)
     a.add_argument("name", help="presets/NAME.yaml")
     name = a.parse_args().name
     try:
