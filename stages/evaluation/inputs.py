@@ -3,12 +3,13 @@
 Whatever is wrong with a row is named by file and line.
 """
 
+import contextlib
 import csv
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from stages.core.cli import UserError
 from stages.core.files import Record, read_lines, read_objects, read_text
@@ -74,29 +75,26 @@ def read_conversations(paths: Sequence[Path], scores: Scores) -> Conversations:
     return conversations
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(BaseModel):
     """What stage calibrate found."""
 
-    judges: dict[str, Record] = field(default_factory=dict)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    judges: dict[str, dict[str, Any]] = {}
     """Of each judge that was calibrated: `passed`, `accuracy`, `length_bias`, `made_data`."""
-    made_data: frozenset[str] = frozenset()
+    made_data: list[str] = []
     """Models that made the training data."""
 
 
 def read_calibration(path: Path) -> Calibration:
     """The file of stage calibrate. Raises UserError for one that is not."""
-    try:
-        value = json.loads(read_text(path))
-        calibration = Calibration(dict(value["judges"]), frozenset(value.get("made_data", [])))
-        fits = all(isinstance(j["passed"], bool) for j in calibration.judges.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise UserError(
-            f"{path}: is not a calibration: {{'judges': {{NAME: {{'passed': true or false}}}}, 'made_data': []}}"
-        )
-    return calibration
+    with contextlib.suppress(ValueError):
+        calibration = Calibration.model_validate_json(read_text(path))
+        if "judges" in calibration.model_fields_set and all(
+            isinstance(j.get("passed"), bool) for j in calibration.judges.values()
+        ):
+            return calibration
+    raise UserError(f"{path}: is not a calibration: {{'judges': {{NAME: {{'passed': true or false}}}}, 'made_data': []}}")
 
 
 def _is_conversation(row: Any) -> bool:
@@ -112,34 +110,24 @@ def _is_conversation(row: Any) -> bool:
 
 
 def _cells(path: Path) -> Iterator[tuple[int, Record]]:
-    """Rows of a CSV file, with turn and score as numbers where they are such."""
+    """Rows of a CSV file, with turn and score as numbers where they are such (the check of the row names others)."""
     reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
     try:
         head = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in COLUMNS if name not in head]
         if missing or len(set(head)) != len(head):
             raise UserError(f"{path}:1: columns {', '.join(missing) or 'twice'}: needs {', '.join(COLUMNS)}, found {head}")
-        for values in reader:
-            if not any(v.strip() for v in values):
-                continue
+        for values in (row for row in reader if any(v.strip() for v in row)):
             if len(values) != len(head):
                 raise UserError(f"{path}:{reader.line_num}: {len(values)} values under {len(head)} columns")
             row: Record = {name: v.strip() for name, v in zip(head, values, strict=True)}
-            row = {name: v for name, v in row.items() if v or name in COLUMNS}  # an empty optional value is not given
+            row = {name: v for name, v in row.items() if name in COLUMNS or (v and name != "spread")}
             row["turn"] = int(row["turn"]) if row["turn"].isascii() and row["turn"].isdigit() else row["turn"]
-            row["score"] = _number(row["score"])
+            with contextlib.suppress(ValueError):
+                row["score"] = None if row["score"].lower() in UNSCORED else float(row["score"])
             yield reader.line_num, row
     except csv.Error as e:
         raise UserError(f"{path}:{reader.line_num}: not CSV ({e})") from None
-
-
-def _number(text: str) -> float | str | None:
-    if text.lower() in UNSCORED:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text  # named as a bad score by the check of the row
 
 
 def _judgement(row: Record, scale: Scale, where: str) -> Judgement:

@@ -14,8 +14,9 @@ import json
 import math
 import os
 import shlex
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,17 @@ class Unknown(Exception):
 
 @dataclass
 class Need:
-    """What one role of one stage needs: replies that are stored by then, and calls to make with their tokens and seconds."""
+    """What one role of one stage needs: replies that are stored by then, and calls to make. NaN: not known."""
 
     stored: int = 0
     calls: int = 0
-    prompt: float = 0.0
-    completion: float = 0.0
-    usd: float | None = 0.0
-    seconds: float | None = 0.0
+    prompt: float = 0.0  # tokens
+    completion: float = 0.0  # tokens
+    usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 Needs = dict[str, Need]  # by role
@@ -81,8 +85,8 @@ class Replies:
         # by role and model: mean completion tokens, mean seconds, whether the last one had log-probabilities. A local model
         # answers at such length and as fast before its training as after it; a server only as it did itself. Columns beside
         # MAX are those of the latest reply.
-        self.means: dict[tuple[str, str], tuple[float | None, float | None, bool]] = {
-            (role, model): (tokens, seconds, logprobs is not None)
+        self.means: dict[tuple[str, str], tuple[float, float, bool]] = {
+            (role, model): (tokens or 0.0, seconds or math.nan, logprobs is not None)
             for role, model, tokens, seconds, logprobs, _ in cache.db.execute(
                 "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
                 "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
@@ -103,7 +107,7 @@ class PlannedCalls:
         self.servers = Servers(settings, {name: folder or Path(os.devnull) for name, folder in folders.items()})
         yet_to_make = [name for name, folder in folders.items() if folder is None]
         self.servers.identities.update({n: n if n == EMBEDDED else f"{n} of {stage}" for n in yet_to_make})
-        self.needs: Needs = {}
+        self.needs: Needs = defaultdict(Need)
         self._replies, self._missing = replies, missing
 
     async def reply(self, request: Request) -> tuple[Reply, bool]:
@@ -112,9 +116,8 @@ class PlannedCalls:
         stored = self._replies.cache.get(request.key)
         if stored is None and self._missing:
             raise Unknown
-        need = self.needs.setdefault(request.role.name, Need())
         if stored is not None or request.key in self._replies.asked_for:
-            need.stored += 1
+            self.needs[request.role.name] += Need(stored=1)
         else:
             self.add(request.role, request.messages)
         self._replies.asked_for.add(request.key)
@@ -123,10 +126,10 @@ class PlannedCalls:
     async def close(self, interrupted: bool) -> None:
         """Nothing is open."""
 
-    def _means(self, role: Role) -> tuple[float, float | None, bool]:
+    def _means(self, role: Role) -> tuple[float, float, bool]:
         """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
         model = "local" if role.model in self.servers.folders else role.model
-        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (None, None, True))
+        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
         return tokens or USED * role.tokens, seconds, logprobs
 
     def _stand_in(self, request: Request) -> Reply:
@@ -144,13 +147,8 @@ class PlannedCalls:
         prompt = sum(len(m["content"]) for m in messages) / 4 + 5 * len(messages)
         completion, seconds, _ = self._means(role)
         price, width = self.servers.price(role), self.servers.limits(role.model).concurrency
-        usd = price.usd(prompt, 0, completion) if price else None
-        need = self.needs.setdefault(role.name, Need())
-        need.calls += calls
-        need.prompt += calls * prompt
-        need.completion += calls * completion
-        need.usd = None if usd is None or need.usd is None else need.usd + calls * usd
-        need.seconds = None if seconds is None or need.seconds is None else need.seconds + calls * seconds / width
+        usd = price.usd(prompt, 0, completion) if price else math.nan
+        self.needs[role.name] += Need(0, calls, calls * prompt, calls * completion, calls * usd, calls * seconds / width)
 
 
 @dataclass
@@ -319,25 +317,16 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
 COLUMNS: list[Column] = [
     ("stage", "stage", str), ("role", "role", str), ("stored", "stored", str), ("to ask", "calls", str),
     ("prompt tokens", "prompt", "{:.0f}".format), ("completion tokens", "completion", "{:.0f}".format),
-    ("USD", "usd", lambda usd: "unknown" if usd is None else f"{usd:.2f}"),
-    ("time", "seconds", lambda seconds: "unknown" if seconds is None else tqdm.format_interval(seconds)),
+    ("USD", "usd", lambda usd: "unknown" if math.isnan(usd) else f"{usd:.2f}"),
+    ("time", "seconds", lambda seconds: "unknown" if math.isnan(seconds) else tqdm.format_interval(seconds)),
 ]  # fmt: skip
 
 
 def table(needs: dict[str, Needs]) -> str:
     """The plan as text, the sum last."""
     named = [(stage, role, need) for stage, roles in needs.items() for role, need in roles.items()]
-    every = [*named, ("all", "", total([need for _, _, need in named]))]
+    every = [*named, ("all", "", sum((need for _, _, need in named), Need()))]
     return text(rows(COLUMNS, [{"stage": stage, "role": role, **vars(need)} for stage, role, need in every]), left=2)
-
-
-def total(needs: list[Need]) -> Need:
-    """Sum; None where a part is unknown."""
-    sums = Need()
-    for f in fields(Need):
-        values = [getattr(n, f.name) for n in needs]
-        setattr(sums, f.name, None if None in values else sum(values))
-    return sums
 
 
 def main() -> None:
@@ -346,20 +335,15 @@ def main() -> None:
     arguments.add_argument("-S", dest="words", metavar="KEY=VALUE", action="append", default=[], help="as of dvc exp run")
     given = arguments.parse_args()
     with preset.applied(given.preset, given.words) if given.preset or given.words else contextlib.nullcontext():
-        show()
-
-
-def show() -> None:
-    """Print the plan of the current params; nothing is asked, nothing is stored."""
-    line = Pipeline()
-    with Cache(root()) as cache:
-        print(table(run_async(plan(line, Replies(cache)))))
-    trained = [name for name in ("sft", "dpo") if line.stale(name)]
-    print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
-    print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
-    print("stored: in the cache by then, also what a line above it will have asked for.")
-    for note in check.keyless(params.load_yaml("params.yaml")):
-        print(note)
+        line = Pipeline()
+        with Cache(root()) as cache:
+            print(table(run_async(plan(line, Replies(cache)))))
+        trained = ", ".join(name for name in ("sft", "dpo") if line.stale(name)) or "none"
+        print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
+        print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+        print("stored: in the cache by then, also what a line above it will have asked for.")
+        for note in check.keyless(params.load_yaml("params.yaml")):
+            print(note)
 
 
 if __name__ == "__main__":

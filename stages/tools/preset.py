@@ -99,28 +99,6 @@ def words(name: str) -> list[str]:
     return found
 
 
-def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Params with changes given as to `dvc exp run -S`. Raises UserError for what DVC or params.yaml would not take."""
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
-    from omegaconf import OmegaConf
-
-    if not changes:
-        return whole
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "params.yaml"
-        OmegaConf.save(OmegaConf.create(whole), file)
-        try:
-            apply_overrides(file, list(changes))
-        except DvcException as e:
-            raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
-        made: dict[str, Any] = params.load_yaml(str(file))
-    before = check.check(whole)
-    if faults := [fault for fault in check.check(made) if fault not in before]:
-        raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
-    return made
-
-
 @contextmanager
 def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     """A folder that is this repository with other params, as the current one; nothing of the repository changes.
@@ -128,11 +106,15 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     Args:
         name: of the preset whose params it has; None: those of params.yaml.
         changes: to them, `key=value` as `dvc exp run -S` takes them, without sweeps.
+    Raises:
+        UserError: a change that DVC or params.yaml would not take.
     """
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
     from omegaconf import OmegaConf
 
-    whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
-    here = Path.cwd()
+    whole = load(name)[1] if name else params.load_yaml("params.yaml")
+    here, before = Path.cwd(), check.check(whole)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / ".dvc").mkdir()
@@ -142,6 +124,12 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
         OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
         # DVC_ROOT: where the stored replies are
         with chdir(scratch), patch.dict(os.environ, {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here))}):
+            try:
+                apply_overrides("params.yaml", list(changes))
+            except DvcException as e:
+                raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+            if faults := [fault for fault in check.check() if fault not in before]:
+                raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
             yield
 
 

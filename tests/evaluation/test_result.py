@@ -69,7 +69,7 @@ def two_judges():
 
 def test_a_judge_that_failed_is_left_out_and_marked():
     judges = {"good": {"passed": True, "accuracy": 0.9}, "bad": {"passed": False, "accuracy": 0.2}}
-    found = evaluated(two_judges(), Calibration(judges, frozenset({"good"})))
+    found = evaluated(two_judges(), Calibration(judges=judges, made_data=["good"]))
     assert found["protocol"]["judges"] == ["good"] and found["vs_base"]["dpo"]["difference"] == 2
     text = table(found)
     assert "bad (!)" in text and "(!) bad failed its calibration (accuracy 0.20)" in text

@@ -1,6 +1,7 @@
 """The plan: what is to be asked is known before it is asked."""
 
 import json
+import math
 import signal
 import subprocess
 from pathlib import Path
@@ -139,7 +140,7 @@ def test_what_the_cache_holds_is_not_to_be_asked(planned, server):
 def test_prices_and_times(planned, server):
     planned.set(llm__endpoints__scripted__prices={"tiny": {"prompt": 10.0, "completion": 30.0}})
     need = planned_needs()["roleplay"]["verifier"]
-    assert need.usd == pytest.approx((need.prompt * 10 + need.completion * 30) / 1e6) and need.seconds is None
+    assert need.usd == pytest.approx((need.prompt * 10 + need.completion * 30) / 1e6) and math.isnan(need.seconds)
     planned.set(llm__batch_roles=["verifier"])
     half = planned_needs()["roleplay"]["verifier"]
     assert half.usd == pytest.approx(need.usd / 2)

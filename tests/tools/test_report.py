@@ -53,7 +53,7 @@ def write(project, models=("base", "dpo", "oracle"), recognition=True, judges=("
         {model: score(n, model) for n, model in enumerate(models)},
         TURNS, judges, ("right", "wrong"), [f"p{case // 2}" for case in range(6)],
     )  # fmt: skip
-    known = Calibration(calibration["judges"], frozenset(calibration["made_data"])) if calibration else Calibration()
+    known = Calibration(**calibration or {})
     result = evaluation(scores, Eval(seed=1, resamples=200), Scale(1, 5), known, JudgeFree())
     if recognition:
         with_recognition(result)
