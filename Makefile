@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal browse chat report quick test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse report quick test check lint audit
 
 setup: $(VENV)/.done
 
@@ -41,9 +41,6 @@ rehearsal: setup
 
 browse: setup
 	python -m stages.tools.browse --out results/browse.html
-
-chat: setup
-	python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dpo models/base
 
 report: setup
 	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))

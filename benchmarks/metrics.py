@@ -75,7 +75,9 @@ def judged(models: int, profiles: int) -> Scores:
             for case, row in enumerate(values):
                 for turn, value in enumerate(row, 1):
                     profile = str(case // PERSONALITIES)
-                    cell = Judgement(model, "judge", persona, str(case), turn, float(value), profile, None)
+                    cell = Judgement(
+                        model=model, persona=persona, case=str(case), turn=turn, score=float(value), profile=profile
+                    )
                     scores.add(cell, f"{model}:{persona}:{case}:{turn}")
     scores.finish("benchmark")
     return scores

@@ -31,7 +31,10 @@ def made(
                     for persona in personas:
                         value = score(case, turn, persona)
                         if value != ABSENT:
-                            row = Judgement(model, judge, persona, f"c{case}", turn, value, profile, None)
+                            row = Judgement(
+                                model=model, judge=judge, persona=persona, case=f"c{case}", turn=turn, score=value,
+                                profile=profile,
+                            )  # fmt: skip
                             scores.add(row, f"{model} {case} {turn} {judge} {persona}")
     scores.finish("test")
     return scores

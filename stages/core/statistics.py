@@ -64,11 +64,11 @@ def complete_cases(*scores: Array) -> list[Array]:
     return [np.where(missing, np.nan, s) for s in scores]
 
 
-def rounded(values: Array | float, digits: int = 4) -> Any:
-    """For JSON: rounded numbers, None for NaN."""
-    if np.ndim(values):
-        return [rounded(v, digits) for v in np.asarray(values)]
-    return None if np.isnan(values) else round(float(values), digits)
+def rounded(values: Array | float | None, digits: int = 4) -> Any:
+    """For JSON: rounded numbers, None for NaN and for None."""
+    if values is None or not np.ndim(values):
+        return None if values is None or np.isnan(values) else round(float(values), digits)
+    return [rounded(v, digits) for v in np.asarray(values)]
 
 
 def sign_flip(differences: Array, clusters: Sequence[str], n: int, seed: int) -> float | None:

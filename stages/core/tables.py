@@ -1,16 +1,31 @@
-"""Tables of texts, head first, for a terminal and for Markdown, and how numbers stand in their cells."""
+"""Tables: said by their columns, drawn for a terminal and for Markdown, and how numbers stand in their cells."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import tabulate  # type: ignore[import-untyped]
 
-Rows = list[list[str]]
+Rows = list[list[str]]  # texts, head first
+Column = tuple[str, str, Callable[[Any], str]]  # heading, dotted key of a value, how the value is shown
 tabulate.MIN_PADDING = 0  # a column is as wide as its widest cell, no wider for its head
 
 
-def text(rows: Rows) -> str:
-    """Rows in columns for a terminal, a rule under the head; the first column is aligned left, the others right."""
-    return _drawn(rows, "simple", 1)
+def rows(columns: Sequence[Column], items: Iterable[Any]) -> Rows:
+    """The head and one row an item. An empty cell stands for a value that the item lacks, `-` for one that is None."""
+    return [[head for head, _, _ in columns], *([_cell(item, key, show) for _, key, show in columns] for item in items)]
+
+
+def _cell(item: Any, key: str, show: Callable[[Any], str]) -> str:
+    for part in key.split("."):
+        if item is None or (isinstance(item, dict) and part not in item):
+            return ""
+        item = item[int(part)] if isinstance(item, list) else item[part]
+    return show(item)
+
+
+def text(rows: Rows, left: int = 1) -> str:
+    """Rows in columns for a terminal, a rule under the head; the first `left` columns are aligned left, the others right."""
+    return _drawn(rows, "simple", left)
 
 
 def markdown(rows: Rows, left: int = 1) -> str:

@@ -3,23 +3,21 @@
 Whatever is wrong with a row is named by file and line.
 """
 
+import contextlib
 import csv
-import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from stages.core.cli import UserError
-from stages.core.files import Record, read_lines, read_text
+from stages.core.files import Record, read_lines, read_objects, read_text
+from stages.core.params import checked
 from stages.evaluation.scores import Judgement, Scale, Scores
 
-PERSONAS = ("right", "wrong")  # see Judgement.persona
 COLUMNS = ("model", "case", "turn", "score")
-UNNAMED = "judge"  # the judge of rows that name none
 UNSCORED = ("", "null", "none", "nan", "na")  # what stands for no score in a CSV file
-MOST_TURNS = 1000
 
 Conversations = dict[str, dict[str, Record]]  # by model and case
 
@@ -32,9 +30,9 @@ def read_judgements(paths: Sequence[Path], scale: Scale) -> Scores:
     """
     scores = Scores()
     for path in paths:
-        for number, row in _objects(path):
+        for number, row in read_objects(path):
             where = f"{path}:{number}"
-            scores.add(_judgement({**row, "model": path.stem}, scale, where, case="id"), where)
+            scores.add(_judgement({**row, "model": path.stem, "case": row.get("id")}, scale, where), where)
         if path.stem not in scores.cases:
             raise UserError(f"{path}: holds no judgement")
     scores.finish("judgements")
@@ -48,7 +46,7 @@ def read_scores(path: Path, scale: Scale) -> Scores:
         UserError: as `read_judgements`.
     """
     scores = Scores()
-    for number, row in _cells(path) if path.suffix.lower() == ".csv" else _objects(path):
+    for number, row in _cells(path) if path.suffix.lower() == ".csv" else read_objects(path):
         where = f"{path}:{number}"
         scores.add(_judgement(row, scale, where), where)
     scores.finish(str(path))
@@ -77,29 +75,26 @@ def read_conversations(paths: Sequence[Path], scores: Scores) -> Conversations:
     return conversations
 
 
-@dataclass(frozen=True)
-class Calibration:
+class Calibration(BaseModel):
     """What stage calibrate found."""
 
-    judges: dict[str, Record] = field(default_factory=dict)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    judges: dict[str, dict[str, Any]] = {}
     """Of each judge that was calibrated: `passed`, `accuracy`, `length_bias`, `made_data`."""
-    made_data: frozenset[str] = frozenset()
+    made_data: list[str] = []
     """Models that made the training data."""
 
 
 def read_calibration(path: Path) -> Calibration:
     """The file of stage calibrate. Raises UserError for one that is not."""
-    try:
-        value = json.loads(read_text(path))
-        calibration = Calibration(dict(value["judges"]), frozenset(value.get("made_data", [])))
-        fits = all(isinstance(j["passed"], bool) for j in calibration.judges.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
-        fits = False
-    if not fits:
-        raise UserError(
-            f"{path}: is not a calibration: {{'judges': {{NAME: {{'passed': true or false}}}}, 'made_data': []}}"
-        )
-    return calibration
+    with contextlib.suppress(ValueError):
+        calibration = Calibration.model_validate_json(read_text(path))
+        if "judges" in calibration.model_fields_set and all(
+            isinstance(j.get("passed"), bool) for j in calibration.judges.values()
+        ):
+            return calibration
+    raise UserError(f"{path}: is not a calibration: {{'judges': {{NAME: {{'passed': true or false}}}}, 'made_data': []}}")
 
 
 def _is_conversation(row: Any) -> bool:
@@ -114,71 +109,32 @@ def _is_conversation(row: Any) -> bool:
     return fits and turns == sorted(set(turns))
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Record]]:
-    for number, value in read_lines(path):
-        if not isinstance(value, dict):
-            raise UserError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
-        yield number, value
-
-
 def _cells(path: Path) -> Iterator[tuple[int, Record]]:
-    """Rows of a CSV file, with turn and score as numbers where they are such."""
+    """Rows of a CSV file, with turn and score as numbers where they are such (the check of the row names others)."""
     reader = csv.reader(read_text(path).splitlines(keepends=True), strict=True)
     try:
         head = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in COLUMNS if name not in head]
         if missing or len(set(head)) != len(head):
             raise UserError(f"{path}:1: columns {', '.join(missing) or 'twice'}: needs {', '.join(COLUMNS)}, found {head}")
-        for values in reader:
-            if not any(v.strip() for v in values):
-                continue
+        for values in (row for row in reader if any(v.strip() for v in row)):
             if len(values) != len(head):
                 raise UserError(f"{path}:{reader.line_num}: {len(values)} values under {len(head)} columns")
             row: Record = {name: v.strip() for name, v in zip(head, values, strict=True)}
-            row = {name: v for name, v in row.items() if v or name in COLUMNS}  # an empty optional value is not given
+            row = {name: v for name, v in row.items() if name in COLUMNS or (v and name != "spread")}
             row["turn"] = int(row["turn"]) if row["turn"].isascii() and row["turn"].isdigit() else row["turn"]
-            row["score"] = _number(row["score"])
-            row.pop("spread", None)
+            with contextlib.suppress(ValueError):
+                row["score"] = None if row["score"].lower() in UNSCORED else float(row["score"])
             yield reader.line_num, row
     except csv.Error as e:
         raise UserError(f"{path}:{reader.line_num}: not CSV ({e})") from None
 
 
-def _number(text: str) -> float | str | None:
-    if text.lower() in UNSCORED:
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text  # named as a bad score by the check that follows
-
-
-def _judgement(row: Record, scale: Scale, where: str, case: str = "case") -> Judgement:
-    """A row as a judgement. `case`: what the file calls the case. Raises UserError for a value that is none."""
-    turn, score, spread = row.get("turn"), row.get("score"), row.get("spread")
-    if isinstance(turn, bool) or not isinstance(turn, int) or not 1 <= turn <= MOST_TURNS:
-        raise UserError(f"{where}: turn must be a whole number from 1 to {MOST_TURNS}, found {turn!r}")
-    if "score" not in row:
-        raise UserError(f"{where}: has no score; null stands for a reply that could not be scored")
-    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-        raise UserError(f"{where}: score must be a number or null, found {score!r}")
-    if score is not None and not scale.low <= score <= scale.high:  # also turns NaN away
-        raise UserError(f"{where}: score {score:g} is outside the scale {scale}")
-    persona = _text(row, "persona", where, PERSONAS[0])
-    if persona not in PERSONAS:
-        raise UserError(f"{where}: persona must be right or wrong, found {persona!r}")
-    return Judgement(
-        _text(row, "model", where), _text(row, "judge", where, UNNAMED), persona, _text(row, case, where), turn, score,
-        _text(row, "profile", where) if row.get("profile") is not None else None,
-        float(spread) if isinstance(spread, int | float) and math.isfinite(spread) else None,
-    )  # fmt: skip
-
-
-def _text(row: Record, name: str, where: str, default: str | None = None) -> str:
-    """A value that must be a text; whole numbers serve as names, too."""
-    value = row.get(name, default)
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where}: {name} must be a text, found {value!r}")
-    return value
+def _judgement(row: Record, scale: Scale, where: str) -> Judgement:
+    """A row as a judgement. Raises UserError for a value that is none."""
+    judgement, faults = checked(Judgement, row)
+    if judgement is None:
+        raise UserError(f"{where}: {'; '.join(faults)}")
+    if judgement.score is not None and not scale.low <= judgement.score <= scale.high:  # also turns NaN away
+        raise UserError(f"{where}: score {judgement.score:g} is outside the scale {scale}")
+    return judgement

@@ -15,8 +15,6 @@ from stages.evaluation.recognition import QUERIES, chance, recalls, reciprocal_r
 from stages.evaluation.scores import BASE, NO_MEMORY
 from stages.text.encoder import Encode
 
-SHORT = ("mrr", "mrr_mean", "mrr_mean_ci", "top1", "top1_mean", "top1_mean_ci")  # of a query that is for reference only
-
 
 @dataclass(frozen=True)
 class Replies:
@@ -60,16 +58,16 @@ def model_result(found: JudgeFree, model: str, infer: Inference) -> dict[str, An
     if model not in found.models:
         return {"recognition": None, "degeneration": None}
     own, alone = found.models[model], found.models.get(f"{model}{NO_MEMORY}")
-    above, above_ci = infer.estimate(metrics.difference, own.ranks["reply"], own.ranks["message"])
-    later = {name: infer.estimate(metrics.level, values) for name, values in own.later.items()}
     recognition = {
         **ranking(own.ranks["reply"], infer),
-        "above_message": above,
-        "above_message_ci": above_ci,
+        **infer.named("above_message", metrics.difference, own.ranks["reply"], own.ranks["message"]),
         "above_message_p": infer.p_value(own.ranks["reply"] - own.ranks["message"]),
         "so_far": in_short(own.ranks["replies"], infer),
         "new_mrr": infer.estimate(metrics.curve, own.ranks["new"])[0],
-        "later": {name: {"mean": mean, "ci": ci} for name, (mean, ci) in later.items()},
+        "later": {
+            name: dict(zip(("mean", "ci"), infer.estimate(metrics.level, values), strict=True))
+            for name, values in own.later.items()
+        },
         "over_no_memory": later_gains(own, alone, infer) if alone else None,
     }
     form = {name: infer.estimate(metrics.level, values)[0] for name, values in own.form.items()}
@@ -81,14 +79,13 @@ def gain(found: JudgeFree, model: str, infer: Inference) -> dict[str, Any]:
     if not {model, BASE} <= set(found.models):
         return {}
     own, base = found.models[model], found.models[BASE]
-    difference, ci = infer.estimate(metrics.difference, own.ranks["reply"], base.ranks["reply"])
-    form = {n: infer.estimate(metrics.difference, values, base.form[n])[1] for n, values in own.form.items()}
     return {
-        "recognition_difference": difference,
-        "recognition_difference_ci": ci,
+        **infer.named("recognition_difference", metrics.difference, own.ranks["reply"], base.ranks["reply"]),
         "recognition_p": infer.p_value(own.ranks["reply"] - base.ranks["reply"]),
         "recognition_later": later_gains(own, base, infer),
-        "degeneration_ci": form,
+        "degeneration_ci": {
+            name: infer.estimate(metrics.difference, values, base.form[name])[1] for name, values in own.form.items()
+        },
     }
 
 
@@ -108,17 +105,15 @@ def reference(found: JudgeFree, infer: Inference) -> dict[str, Any]:
 
 def ranking(ranks: Array, infer: Inference) -> dict[str, Any]:
     """Of reciprocal ranks [cases, turns]: their mean, and how often the right persona is first, by turn and over turns."""
-    found = {}
+    found = dict[str, Any]()
     for name, values in (("mrr", ranks), ("top1", np.where(np.isnan(ranks), np.nan, ranks == 1))):
-        found[name], found[f"{name}_ci"] = infer.estimate(metrics.curve, values)
-        found[f"{name}_mean"], found[f"{name}_mean_ci"] = infer.estimate(metrics.level, values)
+        found |= infer.named(name, metrics.curve, values) | infer.named(f"{name}_mean", metrics.level, values)
     return found
 
 
 def in_short(ranks: Array, infer: Inference) -> dict[str, Any]:
     """The same without the intervals by turn."""
-    whole = ranking(ranks, infer)
-    return {key: whole[key] for key in SHORT}
+    return {key: value for key, value in ranking(ranks, infer).items() if key not in ("mrr_ci", "top1_ci")}
 
 
 def later_gains(own: Replies, other: Replies, infer: Inference) -> dict[str, Any]:

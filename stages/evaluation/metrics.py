@@ -114,10 +114,14 @@ class Inference:
         drawn = measure(*(resampled_alignment(s[rows], names, self.resamples, self.seed) for s in paired))
         return value, interval(drawn, len(set(names)), digits)
 
+    def named(self, name: str, measure: Callable[..., Array], *scores: Array) -> dict[str, Any]:
+        """The same as `estimate` under the keys `<name>` and `<name>_ci`."""
+        return dict(zip((name, f"{name}_ci"), self.estimate(measure, *scores), strict=True))
+
     def p_value(self, differences: Array) -> float | None:
         """Two-sided p-value of paired differences [cases, K], by sign flips of whole profiles."""
-        p = sign_flip(differences, self.clusters, self.resamples, self.seed)
-        return None if p is None else round(p, 6)
+        p: float | None = rounded(sign_flip(differences, self.clusters, self.resamples, self.seed), 6)
+        return p
 
 
 def curve(al: Array) -> Array:

@@ -80,21 +80,15 @@ def model_result(scores: Scores, judges: Sequence[str], model: str, infer: Infer
     right, wrong = (scores.consensus(model, judges, persona) for persona in ("right", "wrong"))
     own = [n for n, i in enumerate(scores.ids) if i in scores.cases[model]]
     judged = {cell for judge in judges for cell in scores.scores[model, judge, "right"]}
-    al, al_ci = infer.estimate(metrics.curve, right)
-    al_mean, al_mean_ci = infer.estimate(metrics.level, right)
-    _, ir_ci = infer.estimate(metrics.slopes, right, digits=6)
     fit, fit_ci = infer.estimate(metrics.difference, right, wrong)
     exact = metrics.alignment(right)
-    trend = {key: _rounded(value, 6) for key, value in metrics.improvement(exact).items()}
     return {
         "n_cases": len(own),
-        "al": al,
-        "al_ci": al_ci,
-        "al_mean": al_mean,
-        "al_mean_ci": al_mean_ci,
-        "area": _rounded(metrics.area(exact), 4),
-        **trend,
-        "ir_ci": ir_ci,
+        **infer.named("al", metrics.curve, right),
+        **infer.named("al_mean", metrics.level, right),
+        "area": rounded(metrics.area(exact)),
+        **{key: rounded(value, 6) for key, value in metrics.improvement(exact).items()},
+        "ir_ci": infer.estimate(metrics.slopes, right, digits=6)[1],
         "unscored": int(np.isnan(right[own]).sum()),
         "no_row": len(own) * scores.turns - len(judged),
         "personalisation": {"value": fit, "ci": fit_ci, "p": infer.p_value(right - wrong)},
@@ -106,14 +100,12 @@ def gain(scores: Scores, judges: Sequence[str], model: str, infer: Inference) ->
     right, wrong, base, base_wrong = (
         scores.consensus(m, judges, persona) for m in (model, BASE) for persona in ("right", "wrong")
     )
-    difference, difference_ci = infer.estimate(metrics.difference, right, base)
     relative, ci = infer.estimate(metrics.relative, right, base)
     fit, fit_ci = infer.estimate(metrics.gain_of_personalisation, right, wrong, base, base_wrong)
     fit_p = infer.p_value((right - wrong) - (base - base_wrong))
     return {
         "n_cases": int((~np.isnan(right - base)).any(1).sum()),
-        "difference": difference,
-        "difference_ci": difference_ci,
+        **infer.named("difference", metrics.difference, right, base),
         "relative_improvement": relative,
         "ci": ci,
         "p": infer.p_value(right - base),
@@ -140,12 +132,10 @@ def judge_result(scores: Scores, judge: str, calibration: Calibration, infer: In
     models = {}
     for model in scores.models if len(scores.judges) > 1 else []:  # of one judge they are the headline
         right = scores.array(model, judge)
-        mean, mean_ci = infer.estimate(metrics.level, right)
-        models[model] = {"al_mean": mean, "al_mean_ci": mean_ci}
+        models[model] = infer.named("al_mean", metrics.level, right)
         if BASE in scores.models and model != BASE:
             base = scores.array(BASE, judge)
-            difference, ci = infer.estimate(metrics.difference, right, base)
-            models[model] |= {"difference": difference, "difference_ci": ci, "p": infer.p_value(right - base)}
+            models[model] |= infer.named("difference", metrics.difference, right, base) | {"p": infer.p_value(right - base)}
     about = calibration.judges.get(judge, {})
     spread = scores.spreads.get(judge)
     cells = [s for (_, j, _), found in scores.scores.items() if j == judge for s in found.values()]
@@ -166,7 +156,7 @@ def agreement(scores: Scores) -> dict[str, Any]:
         [np.stack([scores.array(m, j, persona).ravel() for j in scores.judges], 1) for m, persona in units]
     )
     both = int(((~np.isnan(ratings)).sum(1) > 1).sum())
-    return {"alpha": _rounded(krippendorff_alpha(ratings), 4), "replies": both}
+    return {"alpha": rounded(krippendorff_alpha(ratings)), "replies": both}
 
 
 def case_rows(scores: Scores, judges: Sequence[str], ranks: Mapping[str, Array]) -> list[Record]:
@@ -212,7 +202,3 @@ def recognition_rows(result: Mapping[str, Any]) -> list[Record]:
         }
         for k in range(result["protocol"]["turns"])
     ]
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)

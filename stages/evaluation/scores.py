@@ -3,8 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from stages.core.cli import UserError
 from stages.core.statistics import Array
@@ -36,19 +38,29 @@ class Scale:
         return f"{self.low:g}-{self.high:g}"
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """One score of one reply. `score` is None where the judge gave none."""
+def _name(value: Any) -> Any:
+    """Whole numbers serve as names, too."""
+    return str(value) if type(value) is int else value
 
-    model: str
-    judge: str
-    persona: str
+
+Name = Annotated[str, BeforeValidator(_name), Field(pattern=r"\S")]
+
+
+class Judgement(BaseModel):
+    """One score of one reply, a row of a file of scores."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    model: Name
+    judge: Name = "judge"
+    persona: Literal["right", "wrong"] = "right"
     """Whose persona the reply was judged against: `right`, its own user's, or `wrong`, another one's."""
-    case: str
-    turn: int
+    case: Name
+    turn: int = Field(ge=1, le=1000)
     score: float | None
-    profile: str | None
-    spread: float | None
+    """None where the judge gave none."""
+    profile: Name | None = None
+    spread: float | None = None
     """Standard deviation of the scores that were sampled for it."""
 
 

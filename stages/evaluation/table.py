@@ -3,122 +3,80 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from stages.core.cli import UserError, run
 from stages.core.files import read_text
-from stages.core.tables import Rows, interval, number, p_value, text
+from stages.core.tables import Column, Rows, interval, number, p_value, rows, text
 
 Result = Mapping[str, Any]  # results/eval.json
 WIDTH = 125
 FEW = 10  # profiles below which the bootstrap's intervals are known to be too narrow
-LATER = ("reply", "new", "recalls")
+CI = "95 % interval"
 
 
-def signed(value: float | None, ci: Sequence[float | None]) -> list[str]:
-    """Cells of a difference and its interval."""
-    return [number(value, 2, True), interval(ci, 2, True)]
+def percent(value: float | None) -> str:
+    """A share as a signed percentage."""
+    return "-" if value is None else f"{100 * value:+.1f} %"
 
 
-def score_rows(result: Result) -> Rows:
-    """Head and one row a model: what the scores say."""
-    turns = result["protocol"]["turns"]
-    rows = [
-        ["model", "cases", "unscored", "AL(1)", f"AL({turns})", "mean AL", "95 % interval", "area", "range", "IR",
-         "95 % interval", "N-IR", "N-R2"]
-    ]  # fmt: skip
+def percent_interval(ci: Sequence[float | None]) -> str:
+    """An interval of a share in signed per cent."""
+    return interval([None if v is None else 100 * v for v in ci], 1, True)
+
+
+signed, signed_interval = partial(number, sign=True), partial(interval, sign=True)
+MODEL: Column = ("model", "name", str)
+# of the records that `models` gives
+SCORES: list[Column] = [
+    MODEL, ("cases", "n_cases", str), ("unscored", "unscored", str), ("AL(1)", "al.0", number),
+    ("AL({turns})", "al.-1", number), ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
+    ("area", "area", number), ("range", "range", number), ("IR", "ir", partial(number, digits=3, sign=True)),
+    (CI, "ir_ci", partial(interval, digits=3, sign=True)), ("N-IR", "n_ir", partial(number, digits=3, sign=True)),
+    ("N-R2", "r2", partial(number, digits=3)),
+]  # fmt: skip
+GAINS: list[Column] = [
+    MODEL, ("vs base", "gain.relative_improvement", percent), (CI, "gain.ci", percent_interval),
+    ("p Holm", "gain.p_holm", p_value), ("of possible", "gain.share_of_gain.value", number),
+    (CI, "gain.share_of_gain.ci", interval), ("right-wrong", "personalisation.value", signed),
+    (CI, "personalisation.ci", signed_interval), ("vs base", "gain.personalisation.difference", signed),
+    ("p Holm", "gain.personalisation.p_holm", p_value),
+]  # fmt: skip
+RECOGNITION: list[Column] = [
+    MODEL, ("MRR(1)", "recognition.mrr.0", number), ("MRR({turns})", "recognition.mrr.-1", number),
+    ("mean MRR", "recognition.mrr_mean", number), (CI, "recognition.mrr_mean_ci", interval),
+    ("top-1", "recognition.top1_mean", number), ("vs base", "gain.recognition_difference", signed),
+    (CI, "gain.recognition_difference_ci", signed_interval), ("p Holm", "gain.recognition_p_holm", p_value),
+    ("words", "degeneration.words", partial(number, digits=1)), ("repeats", "degeneration.repetition", number),
+    ("echo", "degeneration.echo", number), ("distinct-2", "degeneration.distinct_2", number),
+]  # fmt: skip
+MEMORY: list[Column] = [
+    MODEL, ("MRR k>1", "recognition.later.reply.mean", number), ("vs base", "later.reply.difference", signed),
+    (CI, "later.reply.ci", signed_interval), ("new words", "recognition.later.new.mean", number),
+    ("vs base", "later.new.difference", signed), (CI, "later.new.ci", signed_interval),
+    ("loops", "degeneration.loops", number), ("recalls", "recognition.later.recalls.mean", number),
+    ("vs base", "later.recalls.difference", signed), (CI, "later.recalls.ci", signed_interval),
+]  # fmt: skip
+BY_JUDGE: list[Column] = [
+    ("judge", "judge", str), MODEL, ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
+    ("vs base", "difference", signed), (CI, "difference_ci", signed_interval), ("p", "p", p_value),
+]  # fmt: skip
+
+
+def models(result: Result) -> list[dict[str, Any]]:
+    """What the result has of each model, in the order of the arms: with `name`, `range` of AL and, over base, `gain`."""
+    found = []
     for name in result["protocol"]["models"]:
-        m = result["models"][name]
-        known = [v for v in m["al"] if v is not None]
-        rows.append([
-            name, str(m["n_cases"]), str(m["unscored"]), number(m["al"][0]), number(m["al"][-1]), number(m["al_mean"]),
-            interval(m["al_mean_ci"]), number(m["area"]), number(max(known) - min(known) if known else None),
-            number(m["ir"], 3, True), interval(m["ir_ci"], 3, True), number(m["n_ir"], 3, True), number(m["r2"], 3),
-        ])  # fmt: skip
-    return rows
-
-
-def gain_rows(result: Result) -> Rows:
-    """Head and one row a model: what it gained over base, and whether that is personal; no row without a base."""
-    rows = [
-        ["model", "vs base", "95 % interval", "p Holm", "of possible", "95 % interval", "right-wrong", "95 % interval",
-         "vs base", "p Holm"]
-    ]  # fmt: skip
-    for name in result["protocol"]["models"] if result["vs_base"] else []:
-        own, g = result["models"][name]["personalisation"], result["vs_base"].get(name)
-        gained, share, more = [""] * 3, [""] * 2, [""] * 2
-        if g is not None:
-            value, low, high = (None if v is None else 100 * v for v in (g["relative_improvement"], *g["ci"]))
-            gained = [number(value, 1, True) + (" %" if value is not None else "")]
-            gained += [interval([low, high], 1, True), p_value(g["p_holm"])]
-            share = [number(g["share_of_gain"]["value"]), interval(g["share_of_gain"]["ci"])]
-            more = [number(g["personalisation"]["difference"], 2, True), p_value(g["personalisation"]["p_holm"])]
-        rows.append([name, *gained, *share, *signed(own["value"], own["ci"]), *more])
-    return rows
-
-
-def recognition_rows(result: Result) -> Rows:
-    """Head and one row a model: judge-free recognition, and the form of the replies; no row without conversations."""
-    turns = result["protocol"]["turns"]
-    rows = [
-        ["model", "MRR(1)", f"MRR({turns})", "mean MRR", "95 % interval", "top-1", "vs base", "95 % interval", "p Holm",
-         "words", "repeats", "echo", "distinct-2"]
-    ]  # fmt: skip
-    for name, r, d, g in _with_conversations(result):
-        gained = [""] * 3
-        if "recognition_difference" in g:
-            gained = signed(g["recognition_difference"], g["recognition_difference_ci"])
-            gained.append(p_value(g["recognition_p_holm"]))
-        rows.append([
-            name, number(r["mrr"][0]), number(r["mrr"][-1]), number(r["mrr_mean"]), interval(r["mrr_mean_ci"]),
-            number(r["top1_mean"]), *gained, number(d["words"], 1), number(d["repetition"]), number(d["echo"]),
-            number(d["distinct_2"]),
-        ])  # fmt: skip
-    return rows
-
-
-def memory_rows(result: Result) -> Rows:
-    """Recognition where there is a past: from reply k, and from what of it the model had not said before; what it recalls.
-
-    Head, one row a model, and one for each that has a no-memory form: what it gains over that.
-    """
-    rows = [
-        ["model", "MRR k>1", "vs base", "95 % interval", "new words", "vs base", "95 % interval", "loops",
-         "recalls", "vs base", "95 % interval"]
-    ]  # fmt: skip
-    over = []
-
-    def gained(gains: Result | None) -> list[list[str]]:
-        return [signed(gains[k]["difference"], gains[k]["ci"]) if gains else ["", ""] for k in LATER]
-
-    for name, r, d, g in _with_conversations(result):
-        means = [number(r["later"][k]["mean"]) for k in LATER]
-        reply, new, recalls = gained(g.get("recognition_later"))
-        rows.append([name, means[0], *reply, means[1], *new, number(d["loops"]), means[2], *recalls])
-        if r["over_no_memory"]:
-            reply, new, recalls = gained(r["over_no_memory"])
-            over.append([f"{name} - no memory", "", *reply, "", *new, "", "", *recalls])
-    return rows + over
-
-
-def _with_conversations(result: Result) -> Iterator[tuple[str, Any, Any, Any]]:
-    """(name, recognition, degeneration, gains over base) of each model that has conversations."""
-    for name in result["protocol"]["models"]:
-        m = result["models"][name]
-        if m["recognition"] is not None:
-            yield name, m["recognition"], m["degeneration"], result["vs_base"].get(name, {})
-
-
-def judge_rows(result: Result) -> Rows:
-    """Head and one row a judge and model, for the judges one by one; no row where there is one judge."""
-    rows = [["judge", "model", "mean AL", "95 % interval", "vs base", "95 % interval", "p"]]
-    for judge, j in result["judges"].items():
-        for name, m in j["models"].items():
-            gained = [*signed(m["difference"], m["difference_ci"]), p_value(m["p"])] if "difference" in m else [""] * 3
-            rows.append([marked(judge, j), name, number(m["al_mean"]), interval(m["al_mean_ci"]), *gained])
-    return rows
+        known = [v for v in result["models"][name]["al"] if v is not None]
+        gain = result["vs_base"].get(name, {})
+        found.append({
+            "name": name, **result["models"][name], "range": max(known) - min(known) if known else None,
+            "gain": gain, "later": gain.get("recognition_later"),
+        })  # fmt: skip
+    return found
 
 
 def marked(judge: str, about: Result) -> str:
@@ -194,19 +152,34 @@ def recognition_notes(against: Result | None) -> Iterator[str]:
 
 def blocks(result: Result) -> list[tuple[str, Rows]]:
     """(title, rows) of each table that has a row."""
-    found = [
-        (f"{by_whom(result)}. Alignment by turn", score_rows(result)),
-        (f"{by_whom(result)}. Gain over base, and how much of it is this user's", gain_rows(result)),
-        ("No judge. Recognition of the user from each reply, and the replies' form", recognition_rows(result)),
-        ("No judge. Recognition after turn 1, where there is something to remember", memory_rows(result)),
-        ("Judge by judge", judge_rows(result)),
+    every = models(result)
+    talked = [m for m in every if m["recognition"]]
+    without = [
+        {"name": f"{m['name']} - no memory", "later": more} for m in talked if (more := m["recognition"]["over_no_memory"])
     ]
-    return [(title, rows) for title, rows in found if len(rows) > 1]
+    judged = [
+        {"judge": marked(judge, j), "name": name, **m}
+        for judge, j in result["judges"].items()
+        for name, m in j["models"].items()
+    ]
+    tables: list[tuple[str, list[Column], list[dict[str, Any]]]] = [
+        (f"{by_whom(result)}. Alignment by turn", SCORES, every),
+        (f"{by_whom(result)}. Gain over base, and how much of it is this user's", GAINS, every if result["vs_base"] else []),
+        ("No judge. Recognition of the user from each reply, and the replies' form", RECOGNITION, talked),
+        ("No judge. Recognition after turn 1, where there is something to remember", MEMORY, talked + without),
+        ("Judge by judge", BY_JUDGE, judged),
+    ]
+    turns = result["protocol"]["turns"]
+    return [
+        (title, rows([(head.format(turns=turns), key, show) for head, key, show in columns], items))
+        for title, columns, items in tables
+        if items
+    ]
 
 
 def table(result: Result) -> str:
     """The whole result for a terminal of WIDTH columns."""
-    tables = [f"{title}\n{text(rows)}" for title, rows in blocks(result)]
+    tables = [f"{title}\n{text(found)}" for title, found in blocks(result)]
     return "\n\n".join([*tables, "\n".join(fill(note, WIDTH, subsequent_indent="  ") for note in notes(result))])
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from stages.core.files import Record
-from stages.core.statistics import interval, krippendorff_alpha, resampled_means
+from stages.core.statistics import interval, krippendorff_alpha, resampled_means, rounded
 from stages.judging.calibration import BEST, KINDS
 from stages.judging.settings import Calibrate
 
@@ -63,8 +63,8 @@ def length_bias(items: list[Record], scores: list[float | None]) -> Record:
 
 def self_agreement(first: list[float | None], second: list[float | None]) -> float | None:
     """Krippendorff's alpha of two askings: 1 the same, 0 as by chance; None: all scores are the same."""
-    alpha = krippendorff_alpha(np.array([first, second], dtype=float).T)
-    return None if alpha is None else round(alpha, 4)
+    alpha: float | None = rounded(krippendorff_alpha(np.array([first, second], dtype=float).T))
+    return alpha
 
 
 def failures(found: Record, p: Calibrate) -> list[str]:

@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from stages.core import params
-from stages.core.cli import UserError, one_line, run
+from stages.core.cli import UserError, one_line, parser, run
 from stages.tools import check
 
 FOLDER = Path("presets")
-_KEY = r"[A-Za-z_][\w-]*"  # what has a place in a dotted name, which `gpt-4.1` has not
-_PLAIN = re.compile(r"[A-Za-z_/][\w./:+@-]*", re.A)  # what the grammar reads as a string, but for:
-_RESERVED = ("true", "false", "null", "inf", "nan")
+_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,8 +42,7 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = nested(given)
     whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
     assert isinstance(whole, dict)
-    faults = check.check(whole)  # type: ignore[arg-type]
-    if faults:
+    if faults := check.check(whole):  # type: ignore[arg-type]
         raise UserError(f"{path}: {'; '.join(faults)}")
     return overrides, whole  # type: ignore[return-value]
 
@@ -66,6 +64,15 @@ def nested(given: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def spread(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; a mapping one of whose keys has no place in a dotted name (`gpt-4.1`) is a leaf."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and value and all(_KEY.fullmatch(str(k)) for k in value):
+            yield from spread(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
 def spelled(value: Any) -> str:
     """A value in Hydra's grammar."""
     from hydra.core.override_parser.types import Quote, QuotedString
@@ -76,44 +83,20 @@ def spelled(value: Any) -> str:
         return "[" + ",".join(map(spelled, value)) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
-        return value
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
 def words(name: str) -> list[str]:
     """The words for `dvc exp run`: `-S`, `key=value`, `-S`, ... Raises UserError for what the words cannot carry."""
     overrides, _ = load(name)
-    known = dict(params.flat(params.load_yaml("params.yaml"), names=_KEY))
+    known = dict(spread(params.load_yaml("params.yaml")))
     found = []
-    for key, value in params.flat(overrides, names=_KEY):
+    for key, value in spread(overrides):
         word = f"{'' if key in known and not isinstance(value, dict) else '++'}{key}={spelled(value)}"
         if re.search(r"[\s*?]|\$\{", word):
             raise UserError(f"{FOLDER / name}.yaml: {key}: {value!r} holds a blank, *, ? or ${{; no shell hands that on")
         found += ["-S", word]
     return found
-
-
-def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Params with changes given as to `dvc exp run -S`. Raises UserError for what DVC or params.yaml would not take."""
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
-    from omegaconf import OmegaConf
-
-    if not changes:
-        return whole
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "params.yaml"
-        OmegaConf.save(OmegaConf.create(whole), file)
-        try:
-            apply_overrides(file, list(changes))
-        except DvcException as e:
-            raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
-        made: dict[str, Any] = params.load_yaml(str(file))
-    before = check.check(whole)
-    if faults := [fault for fault in check.check(made) if fault not in before]:
-        raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
-    return made
 
 
 @contextmanager
@@ -123,11 +106,15 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     Args:
         name: of the preset whose params it has; None: those of params.yaml.
         changes: to them, `key=value` as `dvc exp run -S` takes them, without sweeps.
+    Raises:
+        UserError: a change that DVC or params.yaml would not take.
     """
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
     from omegaconf import OmegaConf
 
-    whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
-    here = Path.cwd()
+    whole = load(name)[1] if name else params.load_yaml("params.yaml")
+    here, before = Path.cwd(), check.check(whole)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / ".dvc").mkdir()
@@ -135,20 +122,19 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             if entry.name not in ("params.yaml", ".dvc", ".git", "tmp"):
                 (scratch / entry.relative_to(here)).symlink_to(entry)
         OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
-        before = os.environ.get("DVC_ROOT")
-        with chdir(scratch):
-            os.environ.setdefault("DVC_ROOT", str(here))  # where the stored replies are
+        # DVC_ROOT: where the stored replies are
+        with chdir(scratch), patch.dict(os.environ, {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here))}):
             try:
-                yield
-            finally:
-                if before is None:
-                    del os.environ["DVC_ROOT"]
+                apply_overrides("params.yaml", list(changes))
+            except DvcException as e:
+                raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+            if faults := [fault for fault in check.check() if fault not in before]:
+                raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
+            yield
 
 
 def main() -> None:
-    import argparse
-
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = parser(__doc__)
     a.add_argument("name", help="presets/NAME.yaml")
     name = a.parse_args().name
     try:

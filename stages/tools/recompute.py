@@ -9,11 +9,10 @@ measured against. Seed and number of resamples are those of section `eval` in pa
 Run: python -m stages.tools.recompute scores.csv [--scale 0-100] [--result eval.json] [--cases cases.jsonl]
 """
 
-import argparse
 from pathlib import Path
 
 from stages.core import params
-from stages.core.cli import run
+from stages.core.cli import parser, run
 from stages.core.files import write_json, write_jsonl
 from stages.evaluation.inputs import Calibration, read_scores
 from stages.evaluation.judge_free import JudgeFree
@@ -30,7 +29,7 @@ class Params(params.Section):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("scores", type=Path, help="read: .csv, or else JSON Lines")
     p.add_argument("--scale", default="1-5", metavar="LOW-HIGH", help="lowest and highest score (1-5)")
     p.add_argument("--result", type=Path, metavar="PATH", help="written: what eval writes of the scores")

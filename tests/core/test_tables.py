@@ -5,6 +5,13 @@ from stages.core import tables
 ROWS = [["model", "change"], ["a|b", "+0.10"], ["c\nd", "-"]]
 
 
+def test_a_table_is_said_by_its_columns():
+    columns = [("model", "name", str), ("last", "al.-1", tables.number), ("gain", "gain.ci", tables.interval)]
+    items = [{"name": "a.b", "al": [1, None], "gain": {"ci": [1, 2]}}, {"name": "base", "al": [1.5], "gain": None}]
+    assert tables.rows(columns, items) == [["model", "last", "gain"], ["a.b", "-", "1.00 to 2.00"], ["base", "1.50", ""]]
+    assert tables.rows(columns, [{"name": "x"}]) == [["model", "last", "gain"], ["x", "", ""]]
+
+
 def test_a_terminal_table_is_as_wide_as_its_cells_and_keeps_them():
     assert tables.text([ROWS[0], ["base", "+0.10"]]).split("\n") == ["model  change", "-----  ------", "base    +0.10"]
     assert tables.text([ROWS[0]]).split("\n") == ["model  change", "-----  ------"]

@@ -60,13 +60,16 @@ def two_judges():
         for case, profile in enumerate(PEOPLE):
             for turn in range(1, 5):
                 score = None if (case, turn) == (0, 1) else 1 + (case + turn) % 5
-                scores.add(Judgement(name, "bad", "right", f"c{case}", turn, score, profile, 0.5), "bad")
+                row = Judgement(
+                    model=name, judge="bad", case=f"c{case}", turn=turn, score=score, profile=profile, spread=0.5
+                )
+                scores.add(row, "bad")
     return scores
 
 
 def test_a_judge_that_failed_is_left_out_and_marked():
     judges = {"good": {"passed": True, "accuracy": 0.9}, "bad": {"passed": False, "accuracy": 0.2}}
-    found = evaluated(two_judges(), Calibration(judges, frozenset({"good"})))
+    found = evaluated(two_judges(), Calibration(judges=judges, made_data=["good"]))
     assert found["protocol"]["judges"] == ["good"] and found["vs_base"]["dpo"]["difference"] == 2
     text = table(found)
     assert "bad (!)" in text and "(!) bad failed its calibration (accuracy 0.20)" in text

@@ -15,7 +15,6 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from hypothesis import given
 from hypothesis import strategies as st
-from repository import as_dvc_sees_it
 
 from stages.core.cli import UserError
 from stages.tools import preset
@@ -93,9 +92,9 @@ def test_any_value_comes_back(value):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("roles.usr_model: x", "roles.usr_model: unknown"),
+        ("roles.inducr_temp: x", "roles.inducr_temp: unknown (did you mean roles.inducer_temp?)"),
         ("roleplay: {turns: many}", "roleplay.turns: "),
-        ("roleplay: 3", "roleplay: input should be "),
+        ("roleplay: 3", "roleplay: input should be a valid dictionary"),
         ("dpo.beta: -1", "dpo.beta: input should be greater than 0, found -1"),
         ("sft.num_train_epochs.x: 1", "sft.num_train_epochs: "),
         ("[1]", "expected a mapping"),
@@ -131,16 +130,20 @@ def test_the_paper_preset_has_the_papers_numbers(here):
         assert (p[kind]["learning_rate"], p[kind]["num_train_epochs"]) == (1e-5, 1)
         assert p[kind]["per_device_train_batch_size"] * p[kind]["gradient_accumulation_steps"] == 48
     assert p["dpo"]["beta"] == 0.9 and p["generator"]["temp"] == 0.8
-    models = [p[s]["model"] for s in ("generator", "user", "judge")]
-    models += [v for k, v in p["roles"].items() if k.endswith("_model")]
-    assert len(models) == 7 and all(v.startswith("openai:gpt-4") for v in models)
-    histories = [p["user"]["history"], *(v for k, v in p["roles"].items() if k.endswith("_history"))]
-    assert len(histories) == 3 and min(histories) >= 10
+    roles = {**p["roles"], **{f"{name}_{k}": v for name in ("generator", "user", "judge") for k, v in p[name].items()}}
+    assert all(v.startswith("openai:gpt-4") for k, v in roles.items() if k.endswith("_model"))
+    assert all(v >= 10 for k, v in roles.items() if k.endswith("_history"))
     assert "8B" in p["base_model"]["source"] and len(p["base_model"]["revision"]) == 40
 
 
 def test_the_plan_of_a_preset_asks_nobody_and_changes_nothing(here, server):
-    as_dvc_sees_it(here)
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(words, check=True)
+    for line in Path("dvc.yaml").read_text().splitlines():
+        if line.strip().startswith("- stages/"):
+            file = Path(line.strip()[2:])
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
     here.write()  # every role on the scripted server
     before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and ".cache" not in p.parts}
     name = write(
