@@ -45,8 +45,8 @@ NOT_RUN = {
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
     ),
     "wants eight GPUs": (
-        "dvc exp run -S \"train.launch='accelerate launch --config_file presets/accelerate/fsdp8.yaml -m'\" -S train.lora_r=0 "
-        "-S train.dtype=bfloat16 -S train.gguf=none -S train.attn_implementation=flex_attention "
+        "dvc exp run -S \"train.launch='accelerate launch --config_file presets/accelerate/fsdp8.yaml -m'\" "
+        "-S train.lora_r=0 -S train.dtype=bfloat16 -S train.gguf=none -S train.attn_implementation=flex_attention "
         "-S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=24 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=24",
     ),

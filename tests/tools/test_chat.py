@@ -8,6 +8,7 @@ import pytest
 from conftest import complains
 
 from stages.core import prompts
+from stages.llm import local
 from stages.llm.local import Engine
 
 PROMPT = "prompts/assistant.txt"
@@ -44,7 +45,7 @@ def talk(project, server, monkeypatch):
         def stop(self):
             stopped.append(self.model)
 
-    monkeypatch.setattr(engine, "start", lambda folder, **_: Served(server.url, folder.name, "key", None))
+    monkeypatch.setattr(local, "start", lambda folder, **_: Served(server.url, folder.name, "key", None))
 
     def run(*lines):
         monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
