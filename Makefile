@@ -46,8 +46,7 @@ chat: setup
 	python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dpo models/base
 
 report: setup
-	python -m stages.tools.report --results results --lock dvc.lock --params params.yaml \
-	  --html results/report.html --markdown results/report.md $(if $(AGAINST),--against $(AGAINST))
+	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
 test: setup

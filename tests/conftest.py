@@ -135,6 +135,25 @@ def completion(text: str, body: dict, finish: str = "stop") -> dict:
     }
 
 
+def streamed(text: str):
+    """An answer in pieces, as servers send them."""
+
+    def send(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Type", "text/event-stream")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        for piece in (*text.partition(" "), None):
+            delta = {} if piece is None else {"content": piece}
+            choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
+            chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
+            handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        handler.wfile.write(b"data: [DONE]\n\n")
+        handler.close_connection = True
+
+    return send
+
+
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
     """The pinned base model: the repository's where it is made, else made for the tests."""

@@ -18,28 +18,27 @@ from pathlib import Path
 
 import pages
 import pytest
-from conftest import ROOT, Done, Server, reply_to
+from conftest import ROOT, Done, Server, reply_to, streamed
 from omegaconf import DictConfig, OmegaConf
 from pages import PAGES, blocks, commands, inline, section
 from repository import PEOPLE, commit, conversation, jsonl, ran, repository, sh, shell
-from test_chat import streamed
 
 from stages.core import params
 from stages.tools import check, preset
 
 NOT_RUN = {
-    "is the whole pipeline or all tests: tests/test_end_to_end.py, .ci/run": (
+    "is the whole pipeline or all tests: test_end_to_end.py, .ci/run": (
         "make repro",
         "make test",
         "make rehearsal",
         "dvc exp run --name smoke $(python -m stages.tools.preset smoke)",
     ),
-    "are queues, as the tutorial's; tests/test_experiments.py runs two at a time, tests/test_studio.py offline": (
+    "are queues, as the tutorial's; test_experiments.py runs two at a time, tests/core/test_studio.py offline": (
         "dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5' -S 'roleplay.seed=1,2'",
         "dvc queue start -j 2",
         "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
-    "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "plans 3,210 trees, a minute: tests/tools/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
     "asks a paid API, wants a GPU": (
         "dvc exp run --name paper $(python -m stages.tools.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
@@ -50,7 +49,7 @@ NOT_RUN = {
         "-S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=24 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=24",
     ),
-    "starts several processes: tests/stages/test_training.py does, with this file": (
+    "starts several processes: tests/stages/test_training.py does, with the settings of this file": (
         "dvc exp run -S \"train.launch='env ACCELERATE_USE_CPU=true accelerate launch --config_file "
         "presets/accelerate/cpu2.yaml -m'\" -S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=2 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=2",
@@ -75,9 +74,9 @@ ABSENT = {"llama-server", "vllm", "sglang", "ray", "ssh"}  # programs that are n
 # --- the dry form ------------------------------------------------------------------------------------------------------
 
 
-def taken_apart(line: str) -> list[list[str]]:
+def split(line: str) -> list[list[str]]:
     """The commands of a line that `&&`, `;`, `|` join, each as its words, without variables set for it and redirections."""
-    filled = re.sub(r"\$\(python -m stages\.common\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
+    filled = re.sub(r"\$\(python -m stages\.tools\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
     lexer = shlex.shlex(filled, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
@@ -141,7 +140,7 @@ def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
     """DVC's own command line and override parsers, make -n, a module that is there, a program, a shell that reads it."""
     monkeypatch.chdir(ROOT)
     assert subprocess.run(["bash", "-n", "-c", line], capture_output=True).returncode == 0
-    for words in taken_apart(line):
+    for words in split(line):
         if words[0] == "make":
             sh(ROOT, "make", "-n", *words[1:])
         elif words[:2] == ["python", "-m"]:
@@ -158,11 +157,11 @@ def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
 
 
 def guarded(page: str) -> Callable[[], None] | None:
-    """The test in tests/test_PAGE.py that sees to it that the tests there run every command of the page."""
-    file = ROOT / f"tests/test_{page}.py"
+    """The test in test_PAGE.py beside this file that requires that the tests there run every command of the page."""
+    file = Path(__file__).with_name(f"test_{page}.py")
     if not file.exists() or f"\ndef {GUARD}(" not in file.read_text():
         return None
-    return getattr(importlib.import_module(file.stem), GUARD)
+    return getattr(importlib.import_module(f"pipeline.{file.stem}"), GUARD)
 
 
 def left_out() -> list[tuple[str, str]]:
@@ -237,11 +236,11 @@ def test_params_that_are_named_exist(page):
 def test_paths_that_are_named_exist(page):
     """Files of the repository, and what its stages and commands write; patterns and the reader's own are passed over."""
     spec = (ROOT / "dvc.yaml").read_text()
-    written = {"results/browse.html", "results/report.html", "results/report.md", "docs/study.json", "models/dpo/model.gguf"}
+    made = {"results/browse.html", "results/report.html", "results/report.md", "models/dpo/model.gguf", "data/.gitignore"}
     folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"
     for path in re.findall(rf"(?<![\w/.@-])(?:{folders})/[\w./-]*\w(?![\w*{{@])", section(page)):
         own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz", path)
-        assert own or (ROOT / path).exists() or path in spec or path in written, path
+        assert own or (ROOT / path).exists() or path in spec or path in made, path
 
 
 # --- the walks ---------------------------------------------------------------------------------------------------------
@@ -331,8 +330,8 @@ def talking(server: Server, folder: Path) -> dict[str, str]:
     """How a page's chats are said: a person types a line, and a server answers in the place of the weights."""
     server.reply = lambda body: streamed("hello there") if body.get("stream") else reply_to(body)
     (folder.parent / "sitecustomize.py").write_text(
-        "from stages.common import engine\n"
-        f"engine.start = lambda folder, **_: engine.Engine({server.url!r}, folder.name, 'key', None)\n"
+        "from stages.llm import local\n"
+        f"local.start = lambda folder, **_: local.Engine({server.url!r}, folder.name, 'key', None)\n"
     )
     typed = f"printf 'Hi\\n/quit\\n' | PYTHONPATH={folder.parent}:{folder}"
     return {"make chat": f"{typed} make chat", "python -m stages.tools.chat": f"{typed} python -m stages.tools.chat"}
@@ -364,10 +363,16 @@ def test_tutorial(server, tmp_path):
         sh(here, "git", "stash", "pop", "-q")
         sh(here, "dvc", "checkout", "-q")
 
+    reports = [line for line in COMMANDS["tutorial"] if line.startswith("make report")]
+    compared: list[str] = []
+
+    def keep() -> None:
+        compared.append((here / "results/report.md").read_text())
+
     said = walk(
         here, "tutorial",
         said_as={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
-        then={"git diff --stat": undo, "dvc queue start": finished(here)},
+        then={"git diff --stat": undo, "dvc queue start": finished(here), **dict.fromkeys(reports, keep)},
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
     assert "up to date" in said["dvc status"].stdout
@@ -376,11 +381,11 @@ def test_tutorial(server, tmp_path):
     assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in said["dvc repro"].stdout
     assert "Stage 'converse@dpo' didn't change, skipping" in said["dvc repro"].stdout
     assert all(name in said["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
-    page = said["make compare A=HEAD~1 B=HEAD"].stdout
-    assert "+You rate how well" in page and "Not measured in the same way: prompts_sha256.judge differ" in page
+    assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
+    assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
     shown = said["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
     assert "beta-1" in shown and "beta-2" in shown and "dpo.beta" in shown
-    assert "| dpo.beta | 0.05 | 0.3 |" in said["make compare A=beta-1 B=beta-2"].stdout
+    assert re.search(r"\n\| dpo\.beta +\| 0\.05 +\| 0\.1 +\|", compared[1])
     assert all((here / f"results/{name}").exists() for name in ("browse.html", "report.html", "report.md"))
     assert OmegaConf.load(here / "params.yaml").dpo.beta == 0.3
     status = said["cd ../copy && dvc pull && dvc status"].stdout
@@ -395,28 +400,32 @@ def test_experiments(server, tmp_path):
     here = tmp_path / "repo"
     repository(here, server.url, "seed_personas")
     with_make(here)
+    (here / "results").mkdir()
+    for name in ("eval.json", "eval_cases.jsonl"):
+        shutil.copy(ROOT / "results" / name, here / "results")
     commit(here, "make")
     sh(here, "dvc", "exp", "run", "--name", "smoke", "-S", "seed_personas.min_chars=11")
     said = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
     table = list(csv.DictReader((here / "experiments.csv").read_text().splitlines()))
     assert ("smoke", "11") in {(row["Experiment"], row["seed_personas.min_chars"]) for row in table}
-    assert "# main and smoke" in (here / "compare.md").read_text()
+    assert "## Against HEAD" in (here / "results/report.md").read_text()
     assert "beta02" in said["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
 
 
 @pytest.mark.slow
 def test_README(server, tmp_path):
     here = tmp_path / "repo"
-    experiment(here, server.url, "converse", "judge", arms=("base",))
-    (here / "models/sft").mkdir()  # for its name in the chat
+    experiment(here, server.url, "roleplay", "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
     said = walk(
         here, "README", but=["tutorial", "api_roles"], said_as=talking(server, here),
+        EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
-    assert ran(said["dvc exp run -S dpo.beta=0.2"])[0] == "dpo"
-    assert ran(said["dvc exp run -S 'arms.base.prompt=remind'"]) == ["converse@base", "judge@base"]
-    assert "arms.base.prompt" in said["dvc params diff; dvc metrics diff; dvc plots diff"].stdout
-    assert "python -m stages.roleplay" in said["python -m stages.roleplay --help"].stdout
-    assert (here / "replies.jsonl.gz").exists()
+    assert ran(said["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay"]
+    assert ran(said["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
+    judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
+    assert set(ran(said["$EDITOR prompts/judge.txt && dvc repro"])) == judged
+    assert "roleplay" in said["make plan S='roles.inducer_temp=0.9'"].stdout
+    assert "Against HEAD~1" in (here / "results/report.md").read_text()
 
 
 @pytest.mark.slow
@@ -494,35 +503,55 @@ def test_own_model(server, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.endswith("\n") and get in said
 
 
-def test_evaluation(tmp_path):
+def linked(tmp_path: Path) -> Path:
+    """A folder with what the tables are made from."""
     here = tmp_path / "repo"
     here.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, here)
     for name in ("stages", "results", "docs"):
         (here / name).symlink_to(ROOT / name)
+    return here
+
+
+def test_evaluation(tmp_path):
+    here = linked(tmp_path)
     (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
-    default, study, others = walk(here, "evaluation").values()
+    default, others = walk(here, "evaluation").values()
     assert "Recognition of the user" in default.stdout and "AL(1)" in default.stdout
     assert "scale of 0-100" in others.stdout and "AL(2)" in others.stdout and (here / "cases.jsonl").exists()
     result = json.loads((here / "recomputed.json").read_text())["models"]["ours"]
     assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
 
-    # the worked example says what the file says
-    page = section("evaluation", "Worked example")
-    values = json.loads((ROOT / "docs/study.json").read_text())
-    for model in ("base", "dpo", "oracle"):
-        m = values["models"][model]
-        later = m["recognition"]["later"]
-        row = f"| {model} | {later['reply']['mean']:.2f} | {later['new']['mean']:.2f} | {m['degeneration']['loops']:.2f} |"
-        row += f" {later['recalls']['mean']:.2f} |"
-        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in later)
-    over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
-    for gain in (over["reply"], over["new"], over["recalls"], base["new"], base["reply"]):
-        assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page
-    seen = values["recognition"]
-    reached = (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"])
-    assert ", ".join(f"{x:.2f}" for x in reached) in page
+
+def test_study(tmp_path):
+    """The page's table and text give the numbers of docs/study.json."""
+    here = linked(tmp_path)
+    page, result = section("study"), json.loads((ROOT / "docs/study.json").read_text())
+    (printed,) = walk(here, "study").values()
+
+    def gained(gain: dict) -> str:
+        return "{:+.2f} ({:+.2f} to {:+.2f})".format(gain["difference"], *gain["ci"])
+
+    for name in set(result["models"]) - {"retrieval"}:
+        m, later = result["models"][name], result["models"][name]["recognition"]["later"]
+        gains = result["vs_base"].get(name, {}).get("recognition_later")
+        reply, new, recalls = (gained(gains[k]) if gains else "" for k in ("reply", "new", "recalls"))
+        cells = [name, f"{m['al_mean']:.2f}", f"{later['reply']['mean']:.2f}", reply, f"{later['new']['mean']:.2f}", new]
+        cells += [
+            f"{m['degeneration']['loops']:.0%}".replace("%", " %"),
+            f"{later['recalls']['mean']:.0%}".replace("%", " %"),
+        ]
+        assert f"| {' | '.join([*cells, recalls])} |" in page, name
+        assert f"{later['reply']['mean']:.2f}" in printed.stdout
+    over = result["models"]["dpo"]["recognition"]["over_no_memory"]
+    row = ["dpo less dpo_no_memory", "", "", gained(over["reply"]), "", gained(over["new"]), "", "", gained(over["recalls"])]
+    assert " ".join(f"| {' | '.join(row)} |".split()) in " ".join(page.split())
+    seen = result["recognition"]
+    for value in (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"]):
+        assert f" {value:.2f}" in page
+    later = {name: result["models"][name]["recognition"]["new_mrr"] for name in ("dpo", "base")}
+    assert "({dpo[3]:.2f} against {base[3]:.2f})".format(**later) in page
 
 
 @pytest.mark.slow
@@ -539,7 +568,7 @@ def test_add_a_stage(server, tmp_path):
         OmegaConf.save(OmegaConf.merge(OmegaConf.load(here / file), new), here / file)
     shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", here)
-    tests = here / "tests/test_pipeline.py"
+    tests = here / "tests/pipeline/test_pipeline.py"
     tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
     for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
         sh(here, *check, "stages/questions.py")
@@ -547,4 +576,4 @@ def test_add_a_stage(server, tmp_path):
     assert ran(said["dvc repro questions"]) == ["questions"]
     assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"
     assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
-    assert "4 passed" in said["python -m pytest tests/test_pipeline.py -k questions"].stdout
+    assert "4 passed" in said["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout

@@ -5,32 +5,13 @@ import json
 import sys
 
 import pytest
-from conftest import complains
+from conftest import complains, streamed
 
 from stages.core import prompts
 from stages.llm import local
 from stages.llm.local import Engine
 
 PROMPT = "prompts/assistant.txt"
-
-
-def streamed(text):
-    """An answer in pieces, as servers send them."""
-
-    def send(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Type", "text/event-stream")
-        handler.send_header("Connection", "close")
-        handler.end_headers()
-        for piece in (*text.partition(" "), None):
-            delta = {} if piece is None else {"content": piece}
-            choice = {"index": 0, "delta": delta, "finish_reason": None if delta else "stop"}
-            chunk = {"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
-            handler.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        handler.wfile.write(b"data: [DONE]\n\n")
-        handler.close_connection = True
-
-    return send
 
 
 @pytest.fixture
