@@ -570,8 +570,8 @@ def test_add_a_stage(server, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", here)
     tests = here / "tests/pipeline/test_pipeline.py"
     tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
-    for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        sh(here, *check, "stages/questions.py")
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        sh(here, *tool, "stages/questions.py")
     said = walk(here, "add_a_stage", but=["api_roles"])
     assert ran(said["dvc repro questions"]) == ["questions"]
     assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"

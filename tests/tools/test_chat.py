@@ -1,7 +1,6 @@
 """The terminal chat: every model answers from its own history, under the settings of the evaluation."""
 
 import io
-import json
 import sys
 
 import pytest
