@@ -111,9 +111,9 @@ def parsed(page: str, words: list[str], folder: Path, whole: bool) -> None:
         given = parse_args(words)
     except DvcParserError:
         assert not whole
-        with pytest.raises(SystemExit) as told:
+        with pytest.raises(SystemExit) as ended:
             parse_args([*words, "--help"])
-        assert told.value.code == 0
+        assert ended.value.code == 0
         return
     sweeps = get_hydra_sweeps(to_path_overrides(getattr(given, "set_param", None) or []))
     assert len(sweeps) < 2 or "--queue" in words
@@ -165,7 +165,7 @@ def guarded(page: str) -> Callable[[], None] | None:
 
 
 def left_out() -> list[tuple[str, str]]:
-    """(page, command) of each that nothing runs and nothing is said of."""
+    """(page, command) of each that no test runs and NOT_RUN does not name."""
     known = {line for page in PAGES if walked(page) for line in commands(page)} | set(WHY)
     others = [page for page in PAGES if not walked(page) and not guarded(page)]
     return [(page, line) for page in others for line in commands(page) if line not in known]
@@ -251,7 +251,7 @@ def walk(
     page: str,
     *,
     but: Sequence[str] = (),
-    said_as: Mapping[str, str] = {},
+    instead: Mapping[str, str] = {},
     then: Mapping[str, Callable[[], None]] = {},
     **env: str,
 ) -> dict[str, Done]:
@@ -259,23 +259,23 @@ def walk(
 
     Args:
         but: pages whose walk runs some of its commands, which are then not run again.
-        said_as: other words for parts of commands (an address, a path).
+        instead: other words for parts of commands (an address, a path).
         then: what is to happen after a command, before the next.
     """
     assert all(map(walked, but))
     others = {line for other in but for line in commands(other)}
-    found = {}
+    outputs = {}
     for line in commands(page):
         if line not in WHY and line not in others:
             given = line
-            for part, other in said_as.items():
+            for part, other in instead.items():
                 given = given.replace(part, other)
-            found[line] = done = shell(folder, given, **env)
+            outputs[line] = done = shell(folder, given, **env)
             assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             then.get(line, lambda: None)()
-    unknown = set(then) - set(found)
-    assert found and not unknown, unknown
-    return found
+    unknown = set(then) - set(outputs)
+    assert outputs and not unknown, unknown
+    return outputs
 
 
 def with_make(folder: Path) -> None:
@@ -327,7 +327,7 @@ def experiment(folder: Path, url: str, *stages: str, arms: Sequence[str]) -> Non
 
 
 def talking(server: Server, folder: Path) -> dict[str, str]:
-    """How a page's chats are said: a person types a line, and a server answers in the place of the weights."""
+    """What stands in for a page's chats: a person types a line, and a server answers in place of the weights."""
     server.reply = lambda body: streamed("hello there") if body.get("stream") else reply_to(body)
     (folder.parent / "sitecustomize.py").write_text(
         "from stages.llm import local\n"
@@ -369,30 +369,30 @@ def test_tutorial(server, tmp_path):
     def keep() -> None:
         compared.append((here / "results/report.md").read_text())
 
-    said = walk(
+    done = walk(
         here, "tutorial",
-        said_as={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
+        instead={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
         then={"git diff --stat": undo, "dvc queue start": finished(here), **dict.fromkeys(reports, keep)},
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
-    assert "up to date" in said["dvc status"].stdout
+    assert "up to date" in done["dvc status"].stdout
     changed = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(said["dvc repro"])) == changed and "AL(1)" in said["dvc repro"].stdout
-    assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in said["dvc repro"].stdout
-    assert "Stage 'converse@dpo' didn't change, skipping" in said["dvc repro"].stdout
-    assert all(name in said["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
+    assert set(ran(done["dvc repro"])) == changed and "AL(1)" in done["dvc repro"].stdout
+    assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in done["dvc repro"].stdout
+    assert "Stage 'converse@dpo' didn't change, skipping" in done["dvc repro"].stdout
+    assert all(name in done["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
     assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
     assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
-    shown = said["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
+    shown = done["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
     assert "beta-1" in shown and "beta-2" in shown and "dpo.beta" in shown
     assert re.search(r"\n\| dpo\.beta +\| 0\.05 +\| 0\.1 +\|", compared[1])
     assert all((here / f"results/{name}").exists() for name in ("browse.html", "report.html", "report.md"))
     assert OmegaConf.load(here / "params.yaml").dpo.beta == 0.3
-    status = said["cd ../copy && dvc pull && dvc status"].stdout
+    status = done["cd ../copy && dvc pull && dvc status"].stdout
     assert "Data and pipelines are up to date" in status
     assert (tmp_path / "copy/models/dpo/params.yaml").exists()
     assert "beta-1" in sh(tmp_path / "copy", "dvc", "exp", "list", "--all-commits")
-    assert "dpo> hello" in said["make chat"].stdout and "base> hello" in said["make chat"].stdout
+    assert "dpo> hello" in done["make chat"].stdout and "base> hello" in done["make chat"].stdout
 
 
 @pytest.mark.slow
@@ -405,26 +405,26 @@ def test_experiments(server, tmp_path):
         shutil.copy(ROOT / "results" / name, here / "results")
     commit(here, "make")
     sh(here, "dvc", "exp", "run", "--name", "smoke", "-S", "seed_personas.min_chars=11")
-    said = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
+    done = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
     table = list(csv.DictReader((here / "experiments.csv").read_text().splitlines()))
     assert ("smoke", "11") in {(row["Experiment"], row["seed_personas.min_chars"]) for row in table}
     assert "## Against HEAD" in (here / "results/report.md").read_text()
-    assert "beta02" in said["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
+    assert "beta02" in done["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
 
 
 @pytest.mark.slow
 def test_README(server, tmp_path):
     here = tmp_path / "repo"
     experiment(here, server.url, "roleplay", "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
-    said = walk(
-        here, "README", but=["tutorial", "api_roles"], said_as=talking(server, here),
+    done = walk(
+        here, "README", but=["tutorial", "api_roles"], instead=talking(server, here),
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
-    assert ran(said["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay"]
-    assert ran(said["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
+    assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay"]
+    assert ran(done["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
     judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(said["$EDITOR prompts/judge.txt && dvc repro"])) == judged
-    assert "roleplay" in said["make plan S='roles.inducer_temp=0.9'"].stdout
+    assert set(ran(done["$EDITOR prompts/judge.txt && dvc repro"])) == judged
+    assert "roleplay" in done["make plan S='roles.inducer_temp=0.9'"].stdout
     assert "Against HEAD~1" in (here / "results/report.md").read_text()
 
 
@@ -453,10 +453,10 @@ def test_api_roles(server, tmp_path):
         jsonl(here / "data/conversations/base.jsonl", [conversation(p) for p in PEOPLE])
         commit(here, "judge")
 
-    said = walk(here, "api_roles", then={"make plan S='roleplay.turns=6 dpo.beta=0.2'": judge_alone}, OPENAI_API_KEY="sk-1")
-    assert re.search(r"\nroleplay +user +0 +72 .* unknown", said["make plan"].stdout)
-    assert "passed" in said["dvc metrics show results/judge/calibration.json"].stdout
-    assert re.search(r"judge +judge +openai:gpt-4o-mini", said["python -m stages.tools.replies size"].stdout)
+    done = walk(here, "api_roles", then={"make plan S='roleplay.turns=6 dpo.beta=0.2'": judge_alone}, OPENAI_API_KEY="sk-1")
+    assert re.search(r"\nroleplay +user +0 +72 .* unknown", done["make plan"].stdout)
+    assert "passed" in done["dvc metrics show results/judge/calibration.json"].stdout
+    assert re.search(r"judge +judge +openai:gpt-4o-mini", done["python -m stages.tools.replies size"].stdout)
 
 
 @pytest.mark.slow
@@ -469,7 +469,7 @@ def test_own_personas(server, tmp_path):
     )  # fmt: skip
     (example,) = blocks("own_personas", "json")
     (here / "data/my_profiles.jsonl").write_text(example)
-    walk(here, "own_personas", said_as={"/tmp/": f"{tmp_path}/"})
+    walk(here, "own_personas", instead={"/tmp/": f"{tmp_path}/"})
     measured = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
     assert (measured["seeds"], measured["imported"], measured["stopped"]) == (24, 2, "target") and not measured["rejected"]
     assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
@@ -490,17 +490,17 @@ def test_own_model(server, tmp_path, monkeypatch, capsys):
             assert shell(here, line).returncode == 0, line
 
     first, *_, register, get = (line for line in commands("own_model") if line not in WHY)
-    said = walk(
-        here, "own_model", said_as={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
+    done = walk(
+        here, "own_model", instead={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
         then={first: published, register: lambda: sh(here, "git", "push", "-q", "origin", "--tags")},
     )  # fmt: skip
-    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", said[first].stderr)
-    assert ran(said[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
+    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", done[first].stderr)
+    assert ran(done[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
     assert (tmp_path / "dpo/model.safetensors").read_bytes() == (here / "models/base/model.safetensors").read_bytes()
     monkeypatch.chdir(here)
     (example,) = blocks("own_model", "python")
     exec(compile(example, "docs/own_model.md", "exec"), {})
-    assert capsys.readouterr().out.endswith("\n") and get in said
+    assert capsys.readouterr().out.endswith("\n") and get in done
 
 
 def linked(tmp_path: Path) -> Path:
@@ -572,8 +572,8 @@ def test_add_a_stage(server, tmp_path):
     tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
     for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
         sh(here, *tool, "stages/questions.py")
-    said = walk(here, "add_a_stage", but=["api_roles"])
-    assert ran(said["dvc repro questions"]) == ["questions"]
-    assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"
+    done = walk(here, "add_a_stage", but=["api_roles"])
+    assert ran(done["dvc repro questions"]) == ["questions"]
+    assert ran(done["dvc exp run -S questions.min_words=2"])[-1] == "questions"
     assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
-    assert "4 passed" in said["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout
+    assert "4 passed" in done["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout
