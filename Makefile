@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal browse chat report test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse chat report quick test check lint audit
 
 setup: $(VENV)/.done
 
@@ -49,6 +49,10 @@ report: setup
 	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
+# what has no whole pipeline, no real model and no git: under a minute, for daily work
+quick: setup
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -50,7 +50,7 @@ async def ask_all(url, chats, in_flight=IN_FLIGHT, window=2 * IN_FLIGHT, deadlin
     from stages.llm.settings import Embedded, Limits, Llm, Role
 
     limits = Limits(base_url=url, concurrency=in_flight, deadline_s=deadline_s)
-    role = Role("user", "local:tiny", 0.5, 0.9, 0.0, 60)
+    role = Role(name="user", model="local:tiny", temp=0.5, top_p=0.9, penalty=0.0, tokens=60)
     async with Client(
         "benchmark", Llm(conversations_in_flight=window, embedded=Embedded(), endpoints={"local": limits}), {}
     ) as client:

@@ -1,8 +1,8 @@
-"""Calibrate: what each judge's scores are worth, on replies of known order (data/calibration/README.md: by a language model).
+"""Calibrate: how good each judge's scores are, on replies whose order is known (data/calibration/README.md).
 
 Every context (a person, a conversation, a new message) has five replies: one made for this person (`tailored`) and four that
-are not: `generic`, `wrong_person` (made for somebody else), `flattering` (praise that fits anybody), `reciting` (what the
-person told, said back, no help). Accuracy is how often the tailored one is scored above another one of its context; length
+are not: `generic`, `wrong_person` (made for somebody else), `flattering` (praise that fits anybody), `reciting` (repeats
+what the person wrote, no help). Accuracy is how often the tailored one is scored above another one of its context; length
 bias is the rank correlation of score and length among replies of one kind, half of which are short and half long. A judge
 that does not reach the thresholds has not `passed`, and one that is among the models that made the training data is named.
 
@@ -36,7 +36,7 @@ class Params(params.Section):
 
 
 async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], dict[str, Any]]:
-    """All judgements, by judge, asking and item, and what is told of the models."""
+    """All judgements, by judge, asking and item, and what is known of the models."""
     prompt = prompts.load(a.judge_prompt)
     who = judges(p.judge)
     async with Client(PaidCalls("calibrate", p.llm, {EMBEDDED: a.base}), p.judge.resamples) as client:

@@ -106,6 +106,17 @@ def repository(
     return project
 
 
+def as_dvc_sees_it(project: Project) -> None:
+    """Make the scripted project a repository whose code dependencies are there, as far as DVC asks for them: for plans."""
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(words, cwd=project.folder, check=True)
+    for line in (project.folder / "dvc.yaml").read_text().splitlines():
+        if line.strip().startswith("- stages/"):
+            file = project.folder / line.strip()[2:]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+
+
 def judged(folder: Path, url: str, **values: object) -> Project:
     """The smallest of use: two stages, one of which asks the scripted model three questions."""
     return repository(folder, url, "seed_personas", "judge", people=PEOPLE[:1], **values)

@@ -61,7 +61,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    """One text for each fault: dotted key as in params.yaml, what is wrong, the value, the nearest name of an unknown key."""
+    """A text for each fault: dotted key as in params.yaml, what is wrong, the value; of an unknown key the nearest name."""
     for e in error.errors(include_url=False):
         name, known = _place(schema, e["loc"])
         if e["type"] == "extra_forbidden":

@@ -3,8 +3,8 @@
 Words of a conversation are embedded as a query; the rank of the right persona among all eval personas, by cosine, says how
 much of this user is in them. AL(k) scores reply k, so reply k alone is the first query. A model that only says the user's
 message again gets as far as the message alone, so that is a query, too; the user's turns so far are what could be known by
-then. A model that says its own first reply again at every turn keeps that reply's rank, which looks like memory and is none:
-so the new words of reply k are a query of their own.
+then. A model that says its own first reply again at every turn keeps that reply's rank, which is no memory: so the new words
+of reply k are a query of their own.
 
 The ranks measure only; they never label, filter or choose data, so they stay independent of what was trained for. The count
 of replies that recall something (`recalls`) does not: `extract_pairs.filters.recalled` chooses pairs by such a count.
@@ -20,11 +20,9 @@ from stages.text.encoder import Encode, nearest_rank, so_far
 from stages.text.ngrams import content, novel
 
 RECALLED = 2  # content words of one earlier message
-# the query after turn k: whose words, and whether all of them so far; `new`: without what earlier replies said
-QUERIES = {
-    "reply": ("reply", False), "new": ("reply", False), "message": ("user", False),
-    "replies": ("reply", True), "messages": ("user", True),
-}  # fmt: skip
+# the query after turn k: whose words; `new`: of reply k, those that no earlier reply has
+QUERIES = {"reply": "reply", "new": "reply", "message": "user", "replies": "reply", "messages": "user"}
+CUMULATIVE = ("replies", "messages")  # all of them so far
 
 
 def reciprocal_ranks(
@@ -37,7 +35,7 @@ def reciprocal_ranks(
 ) -> Array:
     """1 / rank of the right persona at each turn, [len(ids), turns].
 
-    NaN where a turn is missing; the mean of a random ranking where the query is `new` and the reply has no new words.
+    NaN where a turn is missing; the mean of a random ranking where a reply has no new words to query with.
 
     Args:
         conversations: of one model, by case.
@@ -45,30 +43,33 @@ def reciprocal_ranks(
         ids: the rows.
         query: one of QUERIES.
     """
-    speaker, cumulative = QUERIES[query]
     place = {case: n for n, case in enumerate(personas)}
     pool = encode(list(personas.values()))
-    texts = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
-    if query == "new":
-        texts = {case: [novel(text, own[:k]) for k, text in enumerate(own)] for case, own in texts.items()}
+    texts = {case: query_texts(conversations[case], query) for case in ids if case in conversations}
     encode([text for own in texts.values() for text in own])  # in one batch; below the vectors are looked up
     ranks = np.full((len(ids), turns), np.nan)
     vectors, cells = [], []
     for row, case in enumerate(ids):
         own = encode(texts.get(case, []))
-        for k, vector in enumerate(so_far(own) if cumulative else own):
-            turn = conversations[case]["turns"][k]["turn"]
-            if turn > turns:
+        for k, vector in enumerate(so_far(own) if query in CUMULATIVE else own):
+            column = conversations[case]["turns"][k]["turn"] - 1
+            if column >= turns:
                 continue
             if query == "new" and not texts[case][k]:
-                ranks[row, turn - 1] = chance(len(personas))
+                ranks[row, column] = chance(len(personas))
             else:
                 vectors.append(vector)
-                cells.append((row, turn - 1, place[case]))
+                cells.append((row, column, place[case]))
     found = nearest_rank(np.stack(vectors), pool, [right for _, _, right in cells]) if vectors else []
     for (row, column, _), rank in zip(cells, found, strict=True):
         ranks[row, column] = 1 / rank
     return ranks
+
+
+def query_texts(conversation: Record, query: str) -> list[str]:
+    """The text of the query after each turn; empty where the reply has no new words."""
+    texts = [str(t[QUERIES[query]]) for t in conversation["turns"]]
+    return [novel(text, texts[:k]) for k, text in enumerate(texts)] if query == "new" else texts
 
 
 def recalls(conversations: Mapping[str, Record], ids: Sequence[str], turns: int) -> Array:

@@ -113,7 +113,7 @@ def protocol(files: Mapping[str, str]) -> dict[str, Any]:
 
 def prompt_diffs(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[Block]:
     """Unified diffs of the prompts that differ."""
-    for path in sorted(p for p in {*old, *new} if p.startswith("prompts/")):
+    for path in sorted(p for p in {*old, *new} if Path(p).parts[0] == "prompts"):
         sides = (old.get(path, "").splitlines(), new.get(path, "").splitlines())
         if lines := list(difflib.unified_diff(*sides, path, path, n=2, lineterm="")):
             yield Block("diff", "\n".join(lines))

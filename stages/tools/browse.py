@@ -106,8 +106,8 @@ def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
 
 def with_text(decisions: list[Record], trees: list[Record]) -> list[Record]:
     """Decisions with the start of the user turn they were made on, for the list."""
-    said = {t["id"]: {n["id"]: n["text"] for n in t["nodes"] if n["role"] == "user"} for t in trees}
-    return [{**d, "text": said.get(d["tree"], {}).get(d["node"], "")[:CUT]} for d in decisions]
+    messages = {t["id"]: {n["id"]: n["text"] for n in t["nodes"] if n["role"] == "user"} for t in trees}
+    return [{**d, "text": messages.get(d["tree"], {}).get(d["node"], "")[:CUT]} for d in decisions]
 
 
 def cases(data: Data) -> tuple[list[str], list[Record]]:
@@ -115,14 +115,14 @@ def cases(data: Data) -> tuple[list[str], list[Record]]:
     models = data.models()
     found: dict[str, Record] = {}
     for model in models:
-        said = data.read(f"conversations/{model}.jsonl", "conversations/*.jsonl")
+        conversations = data.read(f"conversations/{model}.jsonl", "conversations/*.jsonl")
         rows = data.read(f"judgements/{model}.jsonl", "judgements/*.jsonl")
         judged = {
             (j["id"], j["turn"]): {k: j.get(k) for k in ("score", "raw", "reason")}
             for j in rows  # of several judges the first, and by the right persona
             if j.get("persona", "right") == "right" and j.get("judge") == rows[0].get("judge")
         }
-        for c in said:
+        for c in conversations:
             case = found.setdefault(c["id"], {k: c[k] for k in ("id", "profile", "personality", "items")} | {"models": {}})
             turns = [{**t, "judged": judged.get((c["id"], t["turn"]))} for t in c["turns"]]
             case["models"][model] = {"turns": turns, "ended": c.get("ended")}

@@ -41,12 +41,12 @@ class Talk:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was said."""
-        self.said = list(self.system)
+        """Forget the conversation."""
+        self.history = list(self.system)
 
     def reply(self, message: str, how: Converse, seed: int) -> Iterator[str]:
         """The reply, piece by piece; once it is whole, it belongs to the conversation."""
-        asked = [*self.said, {"role": "user", "content": message}]
+        asked = [*self.history, {"role": "user", "content": message}]
         pieces: list[str] = []
         stream: Any = self._client.chat.completions.create(
             model=self.engine.model, messages=control_tokens.escaped(asked, self.folder), stream=True, seed=seed,
@@ -57,7 +57,7 @@ class Talk:
             if chunk.choices and (piece := chunk.choices[0].delta.content):
                 pieces.append(piece)
                 yield piece
-        self.said = [*asked, {"role": "assistant", "content": "".join(pieces).strip()}]
+        self.history = [*asked, {"role": "assistant", "content": "".join(pieces).strip()}]
 
 
 def chat(talks: list[Talk], how: Converse) -> None:

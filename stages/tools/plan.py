@@ -16,6 +16,7 @@ import os
 import shlex
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
 from stages.core import params, prompts
@@ -42,6 +43,7 @@ from stages.personas.pool import TextPool, chat
 from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
 
+P = TypeVar("P", bound=params.Section)
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
 STAND_IN = "1 stands in for x"  # how a reply begins that is not stored; a verdict and a score can be read from it
@@ -164,6 +166,7 @@ class Pipeline:
         from dvc.repo import Repo
 
         self.stages: dict[str, Stage] = {}
+        self._params: dict[str, Any] = {}
         with Repo(config={"core": {"no_scm": True}}) as repo:
             status = repo.status()
             changed = {s for s in repo.index.stages if s.addressing in status}
@@ -172,6 +175,12 @@ class Pipeline:
                 words = shlex.split(s.cmd)
                 given = {w.removeprefix("--"): v for w, v in itertools.pairwise(words) if w.startswith("--")}
                 self.stages[s.addressing] = Stage(given, {str(o) for o in s.outs}, s in stale)
+
+    def params(self, stage: str, schema: type[P]) -> P:
+        """Parameters of a stage, read once for all its arms."""
+        if stage not in self._params:
+            self._params[stage] = params.load(stage, schema)
+        return cast(P, self._params[stage])
 
     def stale(self, name: str) -> bool:
         """Whether stage `name` would run; one that dvc.yaml lacks would not."""
@@ -204,8 +213,8 @@ class Pipeline:
         return [Persona(f"{profile} My number is {n}.", traits) for n, (profile, traits) in enumerate(pairs)]
 
     def seeds(self, pool: str) -> list[Record]:
-        """The handwritten texts of a pool."""
-        limits = params.load("seed_personas", seed_personas.Params).seed_personas
+        """The seed texts of a pool."""
+        limits = self.params("seed_personas", seed_personas.Params).seed_personas
         return seeds.read(self.path("seed_personas", pool), limits)
 
 
@@ -224,7 +233,7 @@ async def plan_personas(line: Pipeline, replies: Replies) -> Needs:
     from stages.text.encoder import Encoder
 
     name = "filter_personas"
-    p = params.load(name, filter_personas.Params)
+    p = line.params(name, filter_personas.Params)
     f, speaker = p.filter_personas, filter_personas.generator(p)
     metrics = line.path(name, "metrics")
     last = json.loads(read_text(metrics)) if metrics.exists() else {}
@@ -250,9 +259,9 @@ async def plan_personas(line: Pipeline, replies: Replies) -> Needs:
 
 async def plan_roleplay(line: Pipeline, replies: Replies, progress: Progress) -> Needs:
     """roleplay, walked through."""
-    p = params.load("roleplay", roleplay.Params)
+    p = line.params("roleplay", roleplay.Params)
     texts = line.prompts("roleplay", "user", "inducer", "preferred", "rejected", "verifier")
-    number = params.load("filter_personas", filter_personas.Params).filter_personas.train
+    number = line.params("filter_personas", filter_personas.Params).filter_personas.train
     calls = PlannedCalls("roleplay", p.llm, {EMBEDDED: line.made("roleplay", "base")}, replies)
     async with Client(calls, p.roleplay.resamples) as client:
         for person in line.personas("roleplay", number):
@@ -263,9 +272,9 @@ async def plan_roleplay(line: Pipeline, replies: Replies, progress: Progress) ->
 
 async def plan_converse(line: Pipeline, name: str, replies: Replies, progress: Progress) -> tuple[Needs, list[Record]]:
     """converse with one model, walked through, and what it gives the judge."""
-    p = params.load("converse", converse.Params)
+    p = line.params("converse", converse.Params)
     texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
-    f = params.load("filter_personas", filter_personas.Params).filter_personas
+    f = line.params("filter_personas", filter_personas.Params).filter_personas
     model, folder = binding.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
     if arm["model"] == binding.LOCAL:
         folder = line.made(name, "weights")
@@ -284,7 +293,7 @@ async def plan_converse(line: Pipeline, name: str, replies: Replies, progress: P
 async def plan_calibrate(line: Pipeline, replies: Replies) -> Needs:
     """calibrate, walked through."""
     name = "calibrate"
-    p = params.load(name, calibrate.Params)
+    p = line.params(name, calibrate.Params)
     prompt = line.prompts(name, "judge")["judge"]
     calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
     async with Client(calls, p.judge.resamples) as client:
@@ -295,7 +304,7 @@ async def plan_calibrate(line: Pipeline, replies: Replies) -> Needs:
 
 async def plan_judge(line: Pipeline, name: str, cases: list[Record], replies: Replies) -> Needs:
     """judge of one model, walked through."""
-    p = params.load("judge", judge.Params)
+    p = line.params("judge", judge.Params)
     prompt = line.prompts(name, "judge")["judge"]
     calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
     async with Client(calls, p.judge.resamples) as client:
@@ -309,7 +318,7 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
     needs: dict[str, Needs] = {}
     if line.stale("filter_personas"):
         needs["filter_personas"] = await plan_personas(line, replies)
-    f = params.load("filter_personas", filter_personas.Params).filter_personas
+    f = line.params("filter_personas", filter_personas.Params).filter_personas
     arms = [name for name in line.named("converse") if line.stale(name)]
     number = f.train * line.stale("roleplay") + f.eval_profiles * f.eval_personalities * len(arms)
     talks: dict[str, list[Record]] = {}

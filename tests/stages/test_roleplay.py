@@ -30,6 +30,7 @@ def ready(project, monkeypatch):
     return project
 
 
+@pytest.mark.slow
 def test_more_turns_and_more_personas_pay_for_the_new_calls_only(ready, server):
     personas(ready, 1)
     ready.run("roleplay")
