@@ -45,9 +45,9 @@ def shell(folder: Path, line: str, **more: str) -> Done:
 def sh(folder: Path, *words: str, check: bool = True, **more: str) -> str:
     """What a command prints, errors too."""
     done = shell(folder, shlex.join(words), **more)
-    said = done.stdout + done.stderr
-    assert not check or done.returncode == 0, said[-4000:]
-    return said
+    text = done.stdout + done.stderr
+    assert not check or done.returncode == 0, text[-4000:]
+    return text
 
 
 def ran(done: Done) -> list[str]:

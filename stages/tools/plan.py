@@ -167,7 +167,7 @@ class Pipeline:
         import networkx
         from dvc.repo import Repo
 
-        self.load: Callable[[str, type[Any]], Any] = cache(params.load)  # once a stage, not once an arm
+        self.load: Callable[..., Any] = cache(params.load)  # once a stage, not once an arm
         self.stages: dict[str, Stage] = {}
         with Repo(config={"core": {"no_scm": True}}) as repo:
             status = repo.status()

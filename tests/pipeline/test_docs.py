@@ -27,18 +27,18 @@ from stages.core import params
 from stages.tools import check, preset
 
 NOT_RUN = {
-    "is the whole pipeline or all tests: tests/test_end_to_end.py, .ci/run": (
+    "is the whole pipeline or all tests: test_end_to_end.py, .ci/run": (
         "make repro",
         "make test",
         "make rehearsal",
         "dvc exp run --name smoke $(python -m stages.tools.preset smoke)",
     ),
-    "are queues, as the tutorial's; tests/test_experiments.py runs two at a time, tests/test_studio.py offline": (
+    "are queues, as the tutorial's; test_experiments.py runs two at a time, tests/core/test_studio.py offline": (
         "dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5' -S 'roleplay.seed=1,2'",
         "dvc queue start -j 2",
         "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
-    "plans 3,210 trees, a minute: tests/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "plans 3,210 trees, a minute: tests/tools/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
     "asks a paid API, wants a GPU": (
         "dvc exp run --name paper $(python -m stages.tools.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
@@ -49,7 +49,7 @@ NOT_RUN = {
         "-S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=24 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=24",
     ),
-    "starts several processes: tests/stages/test_training.py does, with this file": (
+    "starts several processes: tests/stages/test_training.py does, with the settings of this file": (
         "dvc exp run -S \"train.launch='env ACCELERATE_USE_CPU=true accelerate launch --config_file "
         "presets/accelerate/cpu2.yaml -m'\" -S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=2 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=2",
@@ -74,9 +74,9 @@ ABSENT = {"llama-server", "vllm", "sglang", "ray", "ssh"}  # programs that are n
 # --- the dry form ------------------------------------------------------------------------------------------------------
 
 
-def taken_apart(line: str) -> list[list[str]]:
+def split(line: str) -> list[list[str]]:
     """The commands of a line that `&&`, `;`, `|` join, each as its words, without variables set for it and redirections."""
-    filled = re.sub(r"\$\(python -m stages\.common\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
+    filled = re.sub(r"\$\(python -m stages\.tools\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
     lexer = shlex.shlex(filled, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]
@@ -111,9 +111,9 @@ def parsed(page: str, words: list[str], folder: Path, whole: bool) -> None:
         given = parse_args(words)
     except DvcParserError:
         assert not whole
-        with pytest.raises(SystemExit) as told:
+        with pytest.raises(SystemExit) as ended:
             parse_args([*words, "--help"])
-        assert told.value.code == 0
+        assert ended.value.code == 0
         return
     sweeps = get_hydra_sweeps(to_path_overrides(getattr(given, "set_param", None) or []))
     assert len(sweeps) < 2 or "--queue" in words
@@ -140,7 +140,7 @@ def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
     """DVC's own command line and override parsers, make -n, a module that is there, a program, a shell that reads it."""
     monkeypatch.chdir(ROOT)
     assert subprocess.run(["bash", "-n", "-c", line], capture_output=True).returncode == 0
-    for words in taken_apart(line):
+    for words in split(line):
         if words[0] == "make":
             sh(ROOT, "make", "-n", *words[1:])
         elif words[:2] == ["python", "-m"]:
@@ -157,15 +157,15 @@ def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
 
 
 def guarded(page: str) -> Callable[[], None] | None:
-    """The test in tests/test_PAGE.py that sees to it that the tests there run every command of the page."""
-    file = ROOT / f"tests/test_{page}.py"
+    """The test in test_PAGE.py beside this file that requires that the tests there run every command of the page."""
+    file = Path(__file__).with_name(f"test_{page}.py")
     if not file.exists() or f"\ndef {GUARD}(" not in file.read_text():
         return None
-    return getattr(importlib.import_module(file.stem), GUARD)
+    return getattr(importlib.import_module(f"pipeline.{file.stem}"), GUARD)
 
 
 def left_out() -> list[tuple[str, str]]:
-    """(page, command) of each that nothing runs and nothing is said of."""
+    """(page, command) of each that no test runs and NOT_RUN does not name."""
     known = {line for page in PAGES if walked(page) for line in commands(page)} | set(WHY)
     others = [page for page in PAGES if not walked(page) and not guarded(page)]
     return [(page, line) for page in others for line in commands(page) if line not in known]
@@ -236,11 +236,11 @@ def test_params_that_are_named_exist(page):
 def test_paths_that_are_named_exist(page):
     """Files of the repository, and what its stages and commands write; patterns and the reader's own are passed over."""
     spec = (ROOT / "dvc.yaml").read_text()
-    written = {"results/browse.html", "results/report.html", "results/report.md", "docs/study.json", "models/dpo/model.gguf"}
+    made = {"results/browse.html", "results/report.html", "results/report.md", "models/dpo/model.gguf", "data/.gitignore"}
     folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"
     for path in re.findall(rf"(?<![\w/.@-])(?:{folders})/[\w./-]*\w(?![\w*{{@])", section(page)):
         own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz", path)
-        assert own or (ROOT / path).exists() or path in spec or path in written, path
+        assert own or (ROOT / path).exists() or path in spec or path in made, path
 
 
 # --- the walks ---------------------------------------------------------------------------------------------------------
@@ -251,7 +251,7 @@ def walk(
     page: str,
     *,
     but: Sequence[str] = (),
-    said_as: Mapping[str, str] = {},
+    instead: Mapping[str, str] = {},
     then: Mapping[str, Callable[[], None]] = {},
     **env: str,
 ) -> dict[str, Done]:
@@ -259,23 +259,23 @@ def walk(
 
     Args:
         but: pages whose walk runs some of its commands, which are then not run again.
-        said_as: other words for parts of commands (an address, a path).
+        instead: other words for parts of commands (an address, a path).
         then: what is to happen after a command, before the next.
     """
     assert all(map(walked, but))
     others = {line for other in but for line in commands(other)}
-    found = {}
+    outputs = {}
     for line in commands(page):
         if line not in WHY and line not in others:
             given = line
-            for part, other in said_as.items():
+            for part, other in instead.items():
                 given = given.replace(part, other)
-            found[line] = done = shell(folder, given, **env)
+            outputs[line] = done = shell(folder, given, **env)
             assert done.returncode == 0, f"{line}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
             then.get(line, lambda: None)()
-    unknown = set(then) - set(found)
-    assert found and not unknown, unknown
-    return found
+    unknown = set(then) - set(outputs)
+    assert outputs and not unknown, unknown
+    return outputs
 
 
 def with_make(folder: Path) -> None:
@@ -352,26 +352,32 @@ def test_tutorial(server, tmp_path):
         sh(here, "git", "stash", "pop", "-q")
         sh(here, "dvc", "checkout", "-q")
 
-    said = walk(
+    reports = [line for line in COMMANDS["tutorial"] if line.startswith("make report")]
+    compared: list[str] = []
+
+    def keep() -> None:
+        compared.append((here / "results/report.md").read_text())
+
+    done = walk(
         here, "tutorial",
-        said_as={"/srv/dvc-store": str(tmp_path / "store")},
-        then={"git diff --stat": undo, "dvc queue start": finished(here)},
+        instead={"/srv/dvc-store": str(tmp_path / "store")},
+        then={"git diff --stat": undo, "dvc queue start": finished(here), **dict.fromkeys(reports, keep)},
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
-    assert "up to date" in said["dvc status"].stdout
+    assert "up to date" in done["dvc status"].stdout
     changed = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(said["dvc repro"])) == changed and "AL(1)" in said["dvc repro"].stdout
-    assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in said["dvc repro"].stdout
-    assert "Stage 'converse@dpo' didn't change, skipping" in said["dvc repro"].stdout
-    assert all(name in said["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
-    page = said["make compare A=HEAD~1 B=HEAD"].stdout
-    assert "+You rate how well" in page and "Not measured in the same way: prompts_sha256.judge differ" in page
-    shown = said["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
+    assert set(ran(done["dvc repro"])) == changed and "AL(1)" in done["dvc repro"].stdout
+    assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in done["dvc repro"].stdout
+    assert "Stage 'converse@dpo' didn't change, skipping" in done["dvc repro"].stdout
+    assert all(name in done["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
+    assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
+    assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
+    shown = done["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
     assert "beta-1" in shown and "beta-2" in shown and "dpo.beta" in shown
-    assert "| dpo.beta | 0.05 | 0.3 |" in said["make compare A=beta-1 B=beta-2"].stdout
+    assert re.search(r"\n\| dpo\.beta +\| 0\.05 +\| 0\.1 +\|", compared[1])
     assert all((here / f"results/{name}").exists() for name in ("browse.html", "report.html", "report.md"))
     assert OmegaConf.load(here / "params.yaml").dpo.beta == 0.3
-    status = said["cd ../copy && dvc pull && dvc status"].stdout
+    status = done["cd ../copy && dvc pull && dvc status"].stdout
     assert "Data and pipelines are up to date" in status
     assert (tmp_path / "copy/models/dpo/params.yaml").exists()
     assert "beta-1" in sh(tmp_path / "copy", "dvc", "exp", "list", "--all-commits")
@@ -382,25 +388,31 @@ def test_experiments(server, tmp_path):
     here = tmp_path / "repo"
     repository(here, server.url, "seed_personas")
     with_make(here)
+    (here / "results").mkdir()
+    for name in ("eval.json", "eval_cases.jsonl"):
+        shutil.copy(ROOT / "results" / name, here / "results")
     commit(here, "make")
     sh(here, "dvc", "exp", "run", "--name", "smoke", "-S", "seed_personas.min_chars=11")
-    said = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
+    done = walk(here, "experiments", DVC_STUDIO_URL="http://127.0.0.1:9")
     table = list(csv.DictReader((here / "experiments.csv").read_text().splitlines()))
     assert ("smoke", "11") in {(row["Experiment"], row["seed_personas.min_chars"]) for row in table}
-    assert "# main and smoke" in (here / "compare.md").read_text()
-    assert "beta02" in said["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
+    assert "## Against HEAD" in (here / "results/report.md").read_text()
+    assert "beta02" in done["dvc exp run --name beta02 -S dpo.beta=0.2"].stdout
 
 
 @pytest.mark.slow
 def test_README(server, tmp_path):
     here = tmp_path / "repo"
-    experiment(here, server.url, "converse", "judge", arms=("base",))
-    said = walk(here, "README", but=["tutorial", "api_roles"])
-    assert ran(said["dvc exp run -S dpo.beta=0.2"])[0] == "dpo"
-    assert ran(said["dvc exp run -S 'arms.base.prompt=remind'"]) == ["converse@base", "judge@base"]
-    assert "arms.base.prompt" in said["dvc params diff; dvc metrics diff; dvc plots diff"].stdout
-    assert "python -m stages.roleplay" in said["python -m stages.roleplay --help"].stdout
-    assert (here / "replies.jsonl.gz").exists()
+    experiment(here, server.url, "roleplay", "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
+    done = walk(
+        here, "README", but=["tutorial", "api_roles"],
+        EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
+    )  # fmt: skip
+    assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay"]
+    assert ran(done["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
+    judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
+    assert set(ran(done["$EDITOR prompts/judge.txt && dvc repro"])) == judged
+    assert "Against HEAD~1" in (here / "results/report.md").read_text()
 
 
 @pytest.mark.slow
@@ -428,10 +440,10 @@ def test_api_roles(server, tmp_path):
         jsonl(here / "data/conversations/base.jsonl", [conversation(p) for p in PEOPLE])
         commit(here, "judge")
 
-    said = walk(here, "api_roles", then={"make plan S='roleplay.turns=6 dpo.beta=0.2'": judge_alone}, OPENAI_API_KEY="sk-1")
-    assert re.search(r"\nroleplay +user +0 +72 .* unknown", said["make plan"].stdout)
-    assert "passed" in said["dvc metrics show results/judge/calibration.json"].stdout
-    assert re.search(r"judge +judge +openai:gpt-4o-mini", said["python -m stages.tools.replies size"].stdout)
+    done = walk(here, "api_roles", then={"make plan S='roles.inducer_temp=0.9'": judge_alone}, OPENAI_API_KEY="sk-1")
+    assert re.search(r"\nroleplay +user +0 +72 .* unknown", done["make plan"].stdout)
+    assert "passed" in done["dvc metrics show results/judge/calibration.json"].stdout
+    assert re.search(r"judge +judge +openai:gpt-4o-mini", done["python -m stages.tools.replies size"].stdout)
 
 
 @pytest.mark.slow
@@ -444,7 +456,7 @@ def test_own_personas(server, tmp_path):
     )  # fmt: skip
     (example,) = blocks("own_personas", "json")
     (here / "data/my_profiles.jsonl").write_text(example)
-    walk(here, "own_personas", said_as={"/tmp/": f"{tmp_path}/"})
+    walk(here, "own_personas", instead={"/tmp/": f"{tmp_path}/"})
     measured = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
     assert (measured["seeds"], measured["imported"], measured["stopped"]) == (24, 2, "target") and not measured["rejected"]
     assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
@@ -465,48 +477,68 @@ def test_own_model(server, tmp_path, monkeypatch, capsys):
             assert shell(here, line).returncode == 0, line
 
     first, *_, register, get = (line for line in commands("own_model") if line not in WHY)
-    said = walk(
-        here, "own_model", said_as={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
+    done = walk(
+        here, "own_model", instead={"/tmp/dpo": f"{tmp_path}/dpo", "/models/mine": str(save(tmp_path / "mine"))},
         then={first: published, register: lambda: sh(here, "git", "push", "-q", "origin", "--tags")},
     )  # fmt: skip
-    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", said[first].stderr)
-    assert ran(said[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
+    assert re.search(r"base_model.sha256 is not pinned; model.safetensors has [0-9a-f]{64}", done[first].stderr)
+    assert ran(done[first]) == ["base_model"] and not (here / "models/base/model.gguf").exists()
     assert (tmp_path / "dpo/model.safetensors").read_bytes() == (here / "models/base/model.safetensors").read_bytes()
     monkeypatch.chdir(here)
     (example,) = blocks("own_model", "python")
     exec(compile(example, "docs/own_model.md", "exec"), {})
-    assert capsys.readouterr().out.endswith("\n") and get in said
+    assert capsys.readouterr().out.endswith("\n") and get in done
 
 
-def test_evaluation(tmp_path):
+def linked(tmp_path: Path) -> Path:
+    """A folder with what the tables are made from."""
     here = tmp_path / "repo"
     here.mkdir()
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, here)
     for name in ("stages", "results", "docs"):
         (here / name).symlink_to(ROOT / name)
+    return here
+
+
+def test_evaluation(tmp_path):
+    here = linked(tmp_path)
     (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
-    default, study, others = walk(here, "evaluation").values()
+    default, others = walk(here, "evaluation").values()
     assert "Recognition of the user" in default.stdout and "AL(1)" in default.stdout
     assert "scale of 0-100" in others.stdout and "AL(2)" in others.stdout and (here / "cases.jsonl").exists()
     result = json.loads((here / "recomputed.json").read_text())["models"]["ours"]
     assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
 
-    # the worked example says what the file says
-    page = section("evaluation", "Worked example")
-    values = json.loads((ROOT / "docs/study.json").read_text())
-    for model in ("base", "dpo", "oracle"):
-        m = values["models"][model]
-        later = m["recognition"]["later"]
-        row = f"| {model} | {later['reply']['mean']:.2f} | {later['new']['mean']:.2f} | {m['degeneration']['loops']:.2f} |"
-        row += f" {later['recalls']['mean']:.2f} |"
-        assert row in page and all(f"{later[k]['mean']:.2f}" in study.stdout for k in later)
-    over, base = values["models"]["dpo"]["recognition"]["over_no_memory"], values["vs_base"]["dpo"]["recognition_later"]
-    for gain in (over["reply"], over["new"], over["recalls"], base["new"], base["reply"]):
-        assert "{:+.2f} ({:.2f} to {:.2f})".format(gain["difference"], *gain["ci"]) in page
-    seen = values["recognition"]
-    reached = (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"])
-    assert ", ".join(f"{x:.2f}" for x in reached) in page
+
+def test_study(tmp_path):
+    """The page's table and text give the numbers of docs/study.json."""
+    here = linked(tmp_path)
+    page, result = section("study"), json.loads((ROOT / "docs/study.json").read_text())
+    (printed,) = walk(here, "study").values()
+
+    def gained(gain: dict) -> str:
+        return "{:+.2f} ({:+.2f} to {:+.2f})".format(gain["difference"], *gain["ci"])
+
+    for name in set(result["models"]) - {"retrieval"}:
+        m, later = result["models"][name], result["models"][name]["recognition"]["later"]
+        gains = result["vs_base"].get(name, {}).get("recognition_later")
+        reply, new, recalls = (gained(gains[k]) if gains else "" for k in ("reply", "new", "recalls"))
+        cells = [name, f"{m['al_mean']:.2f}", f"{later['reply']['mean']:.2f}", reply, f"{later['new']['mean']:.2f}", new]
+        cells += [
+            f"{m['degeneration']['loops']:.0%}".replace("%", " %"),
+            f"{later['recalls']['mean']:.0%}".replace("%", " %"),
+        ]
+        assert f"| {' | '.join([*cells, recalls])} |" in page, name
+        assert f"{later['reply']['mean']:.2f}" in printed.stdout
+    over = result["models"]["dpo"]["recognition"]["over_no_memory"]
+    row = ["dpo less dpo_no_memory", "", "", gained(over["reply"]), "", gained(over["new"]), "", "", gained(over["recalls"])]
+    assert " ".join(f"| {' | '.join(row)} |".split()) in " ".join(page.split())
+    seen = result["recognition"]
+    for value in (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"]):
+        assert f" {value:.2f}" in page
+    later = {name: result["models"][name]["recognition"]["new_mrr"] for name in ("dpo", "base")}
+    assert "({dpo[3]:.2f} against {base[3]:.2f})".format(**later) in page
 
 
 @pytest.mark.slow
@@ -523,12 +555,12 @@ def test_add_a_stage(server, tmp_path):
         OmegaConf.save(OmegaConf.merge(OmegaConf.load(here / file), new), here / file)
     shutil.copytree(ROOT / "tests", here / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", here)
-    tests = here / "tests/test_pipeline.py"
+    tests = here / "tests/pipeline/test_pipeline.py"
     tests.write_text(tests.read_text().replace("SECTION_WAVES = {\n", f"SECTION_WAVES = {{\n{wave}"))
-    for check in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
-        sh(here, *check, "stages/questions.py")
-    said = walk(here, "add_a_stage", but=["api_roles"])
-    assert ran(said["dvc repro questions"]) == ["questions"]
-    assert ran(said["dvc exp run -S questions.min_words=2"])[-1] == "questions"
+    for tool in (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]):
+        sh(here, *tool, "stages/questions.py")
+    done = walk(here, "add_a_stage", but=["api_roles"])
+    assert ran(done["dvc repro questions"]) == ["questions"]
+    assert ran(done["dvc exp run -S questions.min_words=2"])[-1] == "questions"
     assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
-    assert "4 passed" in said["python -m pytest tests/test_pipeline.py -k questions"].stdout
+    assert "4 passed" in done["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout

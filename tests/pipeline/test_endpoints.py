@@ -115,7 +115,7 @@ def test_start_lines_agree_with_the_endpoints_and_the_roles():
         served.setdefault(kind, []).append(option.get("--served-model-name") or option["--alias"])
         if kind == "llamacpp":
             assert int(option["--parallel"]) == ENDPOINTS[kind]["concurrency"]
-    assert len(starts) == 8
+    assert len(starts) == 4
     for value in settings_of_the_page().values():
         endpoint, model = value.split(":")
         assert endpoint == "openai" or model == served[endpoint][0]
