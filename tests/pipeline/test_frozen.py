@@ -21,7 +21,8 @@ ARMS = ("base", "critique", "fewshot")
 OUTPUTS = (
     "data/personas/profiles.jsonl", "data/personas/personalities.jsonl", "data/personas/train.jsonl",
     "data/personas/eval.jsonl", "data/trees.jsonl", "data/sft/train.jsonl", "data/sft/val.jsonl", "data/pairs/train.jsonl",
-    "data/pairs/val.jsonl", "data/pairs/decisions.jsonl", "data/conversations/base.jsonl", "data/conversations/critique.jsonl",
+    "data/pairs/val.jsonl", "data/pairs/decisions.jsonl", "data/conversations/base.jsonl",
+    "data/conversations/critique.jsonl",
     "data/conversations/fewshot.jsonl", "data/judgements/base.jsonl",
 )  # fmt: skip
 
