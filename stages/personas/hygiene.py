@@ -2,7 +2,7 @@
 
 import re
 
-from stages.text.ngrams import FUNCTION_WORDS, words
+from stages.text.ngrams import FUNCTION_WORDS, foreign_letters, words
 
 _CONTACT = re.compile(
     r"[\w.+-]+@[\w-]+\.\w+|https?://|www\.\w|(?<!\w)@\w{3,}|(?<!\d)(?:\+?\d[\s()./-]{0,2}){7,15}(?!\d)"
@@ -37,8 +37,7 @@ def fact_like(trait: str) -> bool:
 
 def foreign(text: str, prose: bool = True) -> bool:
     """Whether a text is not English: other letters, or, of `prose`, too few of English's function words."""
-    letters = [c for c in text if c.isalpha()]
-    if sum(ord(c) > 0x24F for c in letters) > 0.2 * len(letters):
+    if foreign_letters(text):
         return True
     found = words(text)
     return prose and len(found) >= 12 and sum(w in FUNCTION_WORDS for w in found) < 0.12 * len(found)

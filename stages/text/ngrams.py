@@ -18,6 +18,12 @@ def words(text: str) -> list[str]:
     return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
 
 
+def foreign_letters(text: str) -> bool:
+    """Whether more than a fifth of the letters are not of a Latin alphabet."""
+    letters = [c for c in text if c.isalpha()]
+    return sum(ord(c) > 0x24F for c in letters) > 0.2 * len(letters)
+
+
 def ngrams(tokens: list[str], n: int = 3) -> list[Gram]:
     """All runs of `n` tokens, in order."""
     return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
