@@ -15,7 +15,9 @@ from stages.personas.settings import FilterPersonas, Pool
 
 POOL = Pool(target=4, threshold=0.8, min_items=3, items=8, item_chars=40)
 SEEDS = [{"text": f"I own seed{n}. I keep s{n}. I ride b{n}.", "category": "work"} for n in range(3)]
-ONE_LINE = Role("generator", "x", 1.0, 1.0, 0.0, 60, ("\n",), accept=("ok", "truncated"))
+ONE_LINE = Role(
+    name="generator", model="x", temp=1.0, top_p=1.0, penalty=0.0, tokens=60, stop=("\n",), accept=("ok", "truncated")
+)
 
 
 def test_items_that_cannot_stand_are_dropped_and_counted():
@@ -32,6 +34,14 @@ def test_items_that_cannot_stand_are_dropped_and_counted():
         assert found == {reason: 1}
     traits_of = ["I am shy.", "bold", "and kind."]
     assert compose("personalities", traits_of, POOL, Counter())[0] == "I am shy, bold, and and kind."
+
+
+def test_texts_of_another_script_are_composed_of_their_own_sentences():
+    facts_of = facts("我住在上海。我是老师。我喜欢画画！")
+    assert compose("profiles", facts_of, POOL, Counter())[0] == "我住在上海。 我是老师。 我喜欢画画！"
+    traits_of = traits("我害羞、勇敢、固执。")
+    text = compose("personalities", traits_of, POOL, Counter())[0]
+    assert traits(text) == traits_of
 
 
 def test_a_reply_is_a_text_a_line_and_a_cut_one_loses_its_last_item():

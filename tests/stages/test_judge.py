@@ -24,13 +24,28 @@ from stages.judging.judge import expected, parse_score, wrong_persona
         ("Four.", 4),
         ("5/5", 5),
         (" 1\n", 1),
+        ("1. 1", 1),
+        ("**Score:** 4", 4),
+        ("Final answer: four", 4),
+        ("My score is 4.", 4),
+        ('{"score": 4}', 4),
+        ("<score>4</score>", 4),
+        ("\\boxed{4}", 4),
+        ("4.0", 4),
+        ("4 of 5 stars", 4),
+        ("4 out of", 4),  # cut by the token limit
+        ("评分：4分", 4),
     ],
 )
 def test_scores_are_read(text, score):
     assert parse_score(text) == score
 
 
-@pytest.mark.parametrize("text", ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-", "This one is great.", "No one",
+     "the user mentions two cats", "4 because it fits", "Score: 4, as two cats", "-4", "4/10", "4 reasons", "1. 2", "4%", "45"],
+)  # fmt: skip
 def test_other_answers_are_unscored(text):
     with pytest.raises(ValueError):
         parse_score(text)
@@ -66,6 +81,13 @@ def test_unreadable_answers_are_kept_with_their_reason(project, server):
     right = of(project)["scripted:tiny"]["right"]
     assert right["unscored"] == {"empty": 1, "unreadable": 1} and right["scores"] == {"4": 1}
     assert of(project)["scripted:tiny"]["wrong"] is None  # one persona: nobody to take for another
+
+
+def test_prose_is_no_score(project, server):
+    answers = {"R1": "This one is great.", "R2": "the user mentions two cats", "R3": "**Score: 4 out of 5**"}
+    server.reply = lambda body: answers[body["messages"][-1]["content"][-2:]]
+    rows = judged(project, case("c", "I fish.", "I am shy.", 3))
+    assert [(r["score"], r.get("reason")) for r in rows] == [(None, "unreadable")] * 2 + [(4, None)]
 
 
 def test_rows_have_the_agreed_form(project):
