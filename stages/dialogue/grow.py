@@ -25,7 +25,7 @@ _VERDICT = re.compile(
 
 
 def parse_verdict(text: str) -> int:
-    """1 or 2: the reply that a verifier prefers. Raises ValueError when its whole answer is not one of them, with a label."""
+    """1 or 2: the reply that a verifier prefers. Raises ValueError where its answer is more than one of them and a label."""
     found = _VERDICT.fullmatch(text)
     if not found:
         raise ValueError("neither 1 nor 2")

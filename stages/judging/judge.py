@@ -16,10 +16,11 @@ from stages.llm.settings import Role, role
 
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _DIGITS = {str(n): n for n in _NUMBERS.values()}
-_NUMBER = r"(\d+(?:[.,]\d+)?|one|two|three|four|five)(?!(?![分点점])[^\W_]|\s*%)(?:\s*(?:/|out\s+of\b|out\b|of\b)\s*(?:5|five)?(?![^\W_]))?"
+_OUT_OF = r"(?:\s*(?:/|out\s+of\b|out\b|of\b)\s*(?:5|five)?(?![^\W_]))?"  # a token limit may cut it
+_NUMBER = rf"(\d+(?:[.,]\d+)?|one|two|three|four|five)(?!(?![分点점])[^\W_]|\s*%){_OUT_OF}"
 _LABEL = (
-    r"(?:(?:the|my|your|a|overall|final|total)\s+)*(?:score|rating|grade|answer|verdict|mark|result|boxed|评分|分数|得分|評価|点数|スコア|"
-    r"note|bewertung|punktzahl|puntuación|calificación|оценка)"
+    r"(?:(?:the|my|your|a|overall|final|total)\s+)*(?:score|rating|grade|answer|verdict|mark|result|boxed|"
+    r"评分|分数|得分|評価|点数|スコア|note|bewertung|punktzahl|puntuación|calificación|оценка)"
 )
 _SCORE = re.compile(
     rf"[\W_]*(?:{_LABEL}(?:[\W_]+(?:is|of))?[\W_]*)?(?<![\d.,−-]){_NUMBER}(?:\s*(?:points?|stars?|分|点|점)(?![^\W_]))?"

@@ -20,8 +20,8 @@ _CALL = re.compile(
 )  # what stands before a telephone number and nothing else
 # lengths of the groups of digits of national numbers without a leading 0; amounts, years, times and dates have others
 _SHAPES = {
-    (3, 3, 4), (1, 3, 3, 4), (3, 7), (3, 4), (3, 3, 3), (2, 2, 2, 2), (4, 4), (5, 5), (3, 4, 4), (2, 5, 4), (2, 4, 4), (1, 4, 4),
-    (3, 2, 2, 2), (3, 2, 3), (2, 3, 2, 2), (3, 3, 2, 2), (1, 3, 3, 2, 2), (2, 3, 4), (4, 3, 3),
+    (3, 3, 4), (1, 3, 3, 4), (3, 7), (3, 4), (3, 3, 3), (2, 2, 2, 2), (4, 4), (5, 5), (3, 4, 4), (2, 5, 4), (2, 4, 4),
+    (1, 4, 4), (3, 2, 2, 2), (3, 2, 3), (2, 3, 2, 2), (3, 3, 2, 2), (1, 3, 3, 2, 2), (2, 3, 4), (4, 3, 3),
 }  # fmt: skip
 _COMPACT_DATE = (
     r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])|(?:0[1-9]|[12]\d|3[01])(?:0[1-9]|1[0-2])(?:19|20)\d\d"
@@ -52,7 +52,7 @@ def telephone(text: str) -> bool:
 
 
 def _dialled(run: re.Match[str], before: str) -> bool:
-    """Whether a run of groups of digits is a telephone number, by its prefix, the lengths of its groups or the words before."""
+    """Whether groups of digits are a telephone number, by their prefix, their lengths or the words before."""
     groups = re.findall(r"\d+", run["digits"])
     marks = set(re.findall(r"[^\d\s()]|(?<=\d)\s(?=\d)", run["digits"]))
     total, lengths = sum(map(len, groups)), tuple(map(len, groups))
@@ -70,7 +70,7 @@ def _dialled(run: re.Match[str], before: str) -> bool:
         return total >= 8 and not re.fullmatch(_COMPACT_DATE, groups[0])
     if groups[0].startswith("0"):
         grouped = max(lengths) >= 3 and lengths != (4, 4) and (total >= 9 or lengths[0] >= 3)  # 0900-1700 are times
-        return 1 < lengths[0] and (grouped or lengths == (2,) * 5)
+        return lengths[0] > 1 and (grouped or lengths == (2,) * 5)
     return lengths in _SHAPES and "/" not in marks and (lengths != (3, 4) or marks == {"-"})
 
 

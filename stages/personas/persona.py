@@ -14,8 +14,8 @@ from stages.text.sentences import ended, sentences
 
 _TRAITS = re.compile(r"^(?P<head>(?:I am|I'm|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
 _OTHER_HEADS = re.compile(
-    r"(?:我|他|她|(?:私|僕|俺|彼女|彼)は|(?:저|나|그|그녀)는\s+|(?:Я|Он|Она|أنا|هو|هي|אני|הוא|היא|मैं|Είμαι|Je suis|Ich bin|(?:Yo )?soy|"
-    r"(?:Eu )?sou|Sono|Ik ben|Jestem)\s+)",
+    r"(?:我|他|她|(?:私|僕|俺|彼女|彼)は|(?:저|나|그|그녀)는\s+|(?:Я|Он|Она|أنا|هو|هي|אני|הוא|היא|मैं|Είμαι)\s+|"
+    r"(?:Je suis|Ich bin|(?:Yo )?soy|(?:Eu )?sou|Sono|Ik ben|Jestem)\s+)",
     re.I,
 )  # what every trait of a list is said of
 _OTHER_COMMAS = re.compile(r"\s*[、，،؛,;]\s*")

@@ -1,9 +1,9 @@
 """Sentences of a text, whatever its script.
 
-Unicode knows the marks that end a sentence in every script (property Sentence_Terminal, UAX #29), and the package `regex` knows
-Unicode. The sentence splitters on PyPI were tried and not used: pysbd is abandoned (2021) and hangs on some inputs; sentencex
-needs the language and joins "letter R. I have", "the answer is no. I fish" and "the U.S. I live"; the rest bring
-other packages or know few scripts.
+Unicode knows the marks that end sentences in every script (Sentence_Terminal, UAX #29), and the package `regex` knows Unicode.
+Sentence splitters on PyPI were tried and are not used: pysbd is abandoned since 2021 and hangs on some inputs; sentencex needs
+to know the language and joins "no letter R. I have" and "the answer is no. I fish"; the others bring more packages or know
+few scripts.
 """
 
 import regex
@@ -13,24 +13,25 @@ from stages.text.ngrams import FUNCTION_WORDS
 _LETTER = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]"
 _BREAK = regex.compile(
     rf"""
-    (?<=\p{{STerm}})\s+                                                 # a mark and a blank
-    | (?<=\p{{STerm}}\p{{SB=Close}}+)\s+(?=[\p{{Lu}}\p{{Lo}}\p{{Pi}}\p{{Ps}}])  # ... and a closing quotation mark between them
-    | (?<=[\p{{STerm}}--[.!?․．]])(?=[^\s\p{{P}}]|[\p{{Pi}}\p{{Ps}}])           # a mark of scripts that have no blank after it
+    (?<=\p{{STerm}})\s+  # a mark and a blank
+    | (?<=\p{{STerm}}\p{{SB=Close}}+)\s+(?=[\p{{Lu}}\p{{Lo}}\p{{Pi}}\p{{Ps}}])  # ... between them a closing quotation mark
+    | (?<=[\p{{STerm}}--[.!?․．]])(?=[^\s\p{{P}}]|[\p{{Pi}}\p{{Ps}}])  # a mark of a script that needs no blank
     | (?<=[\p{{STerm}}--[.!?․．]][\p{{Pf}}\p{{Pe}}]+)(?=[^\s\p{{P}}\p{{Hiragana}}]|[\p{{Pi}}\p{{Ps}}])
     | (?<={_LETTER}[.!?．]+)(?={_LETTER})
-    | (?<=.)(?:「[^「」]*」|『[^『』]*』|“[^“”]*”|（[^（）]*）)(*SKIP)(*FAIL)     # what somebody says inside a sentence is not split
+    | (?<=.)(?:「[^「」]*」|『[^『』]*』|“[^“”]*”|（[^（）]*）)(*SKIP)(*FAIL)  # a quotation is not split
     """,
     regex.X | regex.V1,
 )
 _END = regex.compile(r"\p{STerm}\p{SB=Close}*$")
-_NAMED = frozenset(
-    "Dr dr Mr mr Mrs mrs Ms ms Mx Messrs Prof prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Maj Cpl Sen Rep Gov Pres M Mme Mlle "
-    "Sr Sra Srta Dra Hr Fr Frl Sto Sta Ste EE e.g i.e vs z.B d.h bzw ул им".split()
-)  # a name or an example follows
-_NUMBERED = frozenset(
-    "no nos nr approx ca c p pp vol art apt jan feb mar apr jun jul aug sep sept oct nov dec тел д".split()
-)  # a number follows
-_INSIDE = frozenset("etc jr inc ltd co corp bros ave rd blvd dept est usw a.m p.m am pm".split())  # may also end a sentence
+_NAMES = """
+Dr dr Mr mr Mrs mrs Ms ms Mx Messrs Prof prof St Mt Ft Rev Hon Gen Col Capt Lt Sgt Maj Cpl Sen Rep Gov Pres M Mme Mlle Sr Sra
+Srta Dra Hr Fr Frl Sto Sta Ste EE e.g i.e vs z.B d.h bzw ул им
+"""
+_NUMBERS = "no nos nr approx ca c p pp vol art apt jan feb mar apr jun jul aug sep sept oct nov dec тел д"
+_WORDS = "etc jr inc ltd co corp bros ave rd blvd dept est usw a.m p.m am pm"
+_NAMED = frozenset(_NAMES.split())  # a name or an example follows
+_NUMBERED = frozenset(_NUMBERS.split())  # a number follows
+_INSIDE = frozenset(_WORDS.split())  # these may end a sentence too
 _DOTTED = regex.compile(r"(?:\p{L}{1,3}\.)+\p{L}{1,3}")
 _INITIAL = regex.compile(r"(?!I)\p{Lu}\.")
 
@@ -78,5 +79,5 @@ def _named(earlier: list[str], following: str) -> bool:
     if _INITIAL.fullmatch(following):
         return True  # the next initial
     previous = earlier[0] if earlier else ""
-    known = previous.lower() in FUNCTION_WORDS or previous[:1].isupper() or len(previous) == 2 and previous[1] == "."
+    known = previous.lower() in FUNCTION_WORDS or previous[:1].isupper() or bool(_INITIAL.fullmatch(previous))
     return following[0].isupper() and (not previous or known) and previous != "I"

@@ -44,7 +44,8 @@ def test_scores_are_read(text, score):
 @pytest.mark.parametrize(
     "text",
     ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-", "This one is great.", "No one",
-     "the user mentions two cats", "4 because it fits", "Score: 4, as two cats", "-4", "4/10", "4 reasons", "1. 2", "4%", "45"],
+     "the user mentions two cats", "4 because it fits", "Score: 4, as two cats", "-4", "4/10", "4 reasons", "1. 2",
+     "4%", "45"],
 )  # fmt: skip
 def test_other_answers_are_unscored(text):
     with pytest.raises(ValueError):

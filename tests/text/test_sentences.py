@@ -17,7 +17,8 @@ from stages.text.sentences import ended, sentences
         "I am a fan of George W. Bush.|He was president.", "I work for J. Smith.|I nap.", "I bake e.g. bread.|I nap.",
         "I bake bread, etc. and sell it.", "I bake bread, etc.|I sell it.", "I left the U.S.|I live in Spain.",
         "I served in the U.S. Navy.|I nap.", "I work from 9 a.m. to 5 p.m.|I nap.", "I have a Ph.D. in chemistry.|I nap.",
-        "I was born on Jan. 5.|I own no. 7.|I nap.", "I live at 5 Main St.|I have a cat.", "I run Smith & Co. Ltd. from home.",
+        "I was born on Jan. 5.|I own no. 7.|I nap.", "I live at 5 Main St.|I have a cat.",
+        "I run Smith & Co. Ltd. from home.",
         # ... and what only looks like one
         "My laptop has no letter R.|I have a dog.", "The answer is no.|I fish.", "I take vitamin C.|Cats love me.",
         "I love the sun.|It is hot.", "So do I.|Cats like me.", "I cook for Art.|He sings.", "i fish.|i nap.",
@@ -46,7 +47,8 @@ def test_scripts_without_blanks_between_sentences(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["मैं दिल्ली में रहता हूँ।|मुझे चाय पसंद है।", "Ես ապրում եմ Երևանում։|Ես ունեմ կատու։", "هل أحب القهوة؟|نعم.", "میں لاہور میں رہتا ہوں۔|جی۔",
+    ["मैं दिल्ली में रहता हूँ।|मुझे चाय पसंद है।", "Ես ապրում եմ Երևանում։|Ես ունեմ կատու։", "هل أحب القهوة؟|نعم.",
+     "میں لاہور میں رہتا ہوں۔|جی۔",
      "እኔ አዲስ አበባ ነው የምኖረው።|ድመት አለኝ።", "Я живу на ул. Ленина.|У меня две кошки."],
 )  # fmt: skip
 def test_marks_of_other_scripts(text):
