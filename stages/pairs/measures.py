@@ -17,7 +17,10 @@ _NAMES = re.compile(
     r"as an? (user|person) (who|with))\b",
     re.I,
 )
-_SHOWN = r"(?!nodes)(?:smil|sigh|laugh|paus|nod|shrug|frown|whisper|grin|wink|chuckl|giggl|gasp|groan|blush|yawn|sob|mutter|mumbl)"
+_SHOWN = (
+    r"(?!nodes)"
+    r"(?:smil|sigh|laugh|paus|nod|shrug|frown|whisper|grin|wink|chuckl|giggl|gasp|groan|blush|yawn|sob|mutter|mumbl)"
+)
 _MOVED = (
     r"(?:(?:look|lean|take|clear|roll|raise|tilt|shake|rub|stare|gaze|glance|sit|stand|step|turn|walk|point|hold|put|wave|hug|"
     r"clap|bow|think|ponder)s|(?:look|lean|tak|clear|roll|rais|tilt|shak|rubb|star|gaz|glanc|sitt|stand|turn|point|hold|wav|hugg|"

@@ -1,9 +1,9 @@
 """Sentences of a text, whatever its script.
 
-Unicode knows the marks that end sentences in every script (Sentence_Terminal, UAX #29), and the package `regex` knows Unicode.
-Sentence splitters on PyPI were tried and are not used: pysbd is abandoned since 2021 and hangs on some inputs; sentencex needs
-to know the language and joins "no letter R. I have" and "the answer is no. I fish"; the others bring more packages or know
-few scripts.
+Unicode knows the marks that end sentences in every script (Sentence_Terminal, UAX #29); the package `regex` knows Unicode.
+Sentence splitters on PyPI were tried and are not used: pysbd is abandoned since 2021 and hangs on some inputs; sentencex
+needs to know the language and joins "no letter R. I have" and "the answer is no. I fish"; the others bring more packages
+or know few scripts.
 """
 
 import regex
@@ -79,5 +79,5 @@ def _named(earlier: list[str], following: str) -> bool:
     if _INITIAL.fullmatch(following):
         return True  # the next initial
     previous = earlier[0] if earlier else ""
-    known = previous.lower() in FUNCTION_WORDS or previous[:1].isupper() or bool(_INITIAL.fullmatch(previous))
+    known = previous.lower() in FUNCTION_WORDS or previous[:1].isupper() or previous[1:] == "."
     return following[0].isupper() and (not previous or known) and previous != "I"
