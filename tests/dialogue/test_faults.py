@@ -14,6 +14,7 @@ BEES = "I keep bees on the roof, what now?"
         ("How can I help you today? I am here.", [], [], ["assistant_talk"]),
         ("She keeps bees on the roof.", [], [], ["third_person"]),
         ("I love #bees #honey #sun", [], [], ["hashtags"]),
+        ("我在屋顶上养蜜蜂，怎么办？", [], [], []),
         ("Turned 50 last week and nobody called.", [], [], []),
         ("What helps bees when they are cold?", [], [], []),
         ("She left me yesterday and I cannot sleep.", [], [], []),
