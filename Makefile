@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal browse chat report test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse report quick test check lint audit
 
 setup: $(VENV)/.done
 
@@ -42,14 +42,14 @@ rehearsal: setup
 browse: setup
 	python -m stages.tools.browse --out results/browse.html
 
-chat: setup
-	python -m stages.tools.chat --system-prompt prompts/assistant.txt models/dpo models/base
-
 report: setup
-	python -m stages.tools.report --results results --lock dvc.lock --params params.yaml \
-	  --html results/report.html --markdown results/report.md $(if $(AGAINST),--against $(AGAINST))
+	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
 
 # two processes, a file each: whole pipelines wait for subprocesses most of the time
+# what has no whole pipeline, no real model and no git: under a minute, for daily work
+quick: setup
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
 test: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

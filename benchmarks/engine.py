@@ -38,22 +38,22 @@ def chat(n, length):
 
 
 async def ask_all(url, chats, in_flight=IN_FLIGHT, window=2 * IN_FLIGHT, deadline_s=120.0):
-    """Ask for `chats` through our client; returns how many were set aside. Replies go to the cache under $DVC_ROOT.
+    """Ask for `chats` through our client; returns how many failed. Replies go to the cache under $DVC_ROOT.
 
     The endpoint holds the calls in flight to `in_flight`; `window` is what a stage keeps going at once.
     """
     from functools import partial
 
-    from stages.core.aio import windowed
+    from stages.core.aio import bounded_gather
+    from stages.llm.backend import PaidCalls
     from stages.llm.client import Client
     from stages.llm.endpoint import CallFailed
     from stages.llm.settings import Embedded, Limits, Llm, Role
 
     limits = Limits(base_url=url, concurrency=in_flight, deadline_s=deadline_s)
-    role = Role("user", "local:tiny", 0.5, 0.9, 0.0, 60)
-    async with Client(
-        "benchmark", Llm(conversations_in_flight=window, embedded=Embedded(), endpoints={"local": limits}), {}
-    ) as client:
+    role = Role(name="user", model="local:tiny", temp=0.5, top_p=0.9, penalty=0.0, tokens=60)
+    settings = Llm(conversations_in_flight=window, embedded=Embedded(), endpoints={"local": limits})
+    async with Client(PaidCalls("benchmark", settings, {})) as client:
 
         async def one(messages):
             try:
@@ -61,7 +61,7 @@ async def ask_all(url, chats, in_flight=IN_FLIGHT, window=2 * IN_FLIGHT, deadlin
             except CallFailed as e:
                 return e.reason
 
-        return sum(x is not None for x in await windowed([partial(one, c) for c in chats], window))
+        return sum(x is not None for x in await bounded_gather([partial(one, c) for c in chats], window))
 
 
 def ours(url, length):

@@ -7,7 +7,7 @@ to stay within 1.3 times the larger of the clean run and the ideal. `s / clean` 
   2 % of calls take 1 s
   1 % of requests are answered 429 with Retry-After 1
   15 s of 503 for everything, from half a second after the beginning
-  1 % of requests are answered 400, always: exactly they are set aside
+  1 % of requests are answered 400, always: exactly they fail
   SIGKILL at about 1,300 of 2,000 calls, then again from the beginning: calls the server saw twice
 Role-play: the real stages.roleplay.Grower with answers that take 20-200 ms (by the seed of the call, so that it is known how
 long each will take), against the larger of the longest chain of calls that wait for each other and all work / places.
@@ -33,12 +33,12 @@ FASTEST, SPREAD = 0.02, 0.18
 
 
 def run(chats, **faults):
-    """Seconds of one run on a new cache, how many calls were set aside, and what the server saw."""
+    """Seconds of one run on a new cache, how many calls failed, and what the server saw."""
     with Server(latency=LATENCY, **faults) as server, tempfile.TemporaryDirectory() as new:
         os.environ["DVC_ROOT"] = new
         start = time.perf_counter()
-        aside = asyncio.run(ask_all(server.url, chats))
-        return time.perf_counter() - start, aside, server.stats()
+        failed = asyncio.run(ask_all(server.url, chats))
+        return time.perf_counter() - start, failed, server.stats()
 
 
 def shortest(seconds):
@@ -50,18 +50,18 @@ def shortest(seconds):
 
 
 def row(name, chats, clean, ideal, met, **faults):
-    """Run and print one row; `met` says of seconds and calls set aside whether they will do."""
-    seconds, aside, _ = run(chats, **faults)
+    """Run and print one row; `met` says of seconds and failed calls whether they will do."""
+    seconds, failed, _ = run(chats, **faults)
     print(
         f"| {name} | {len(chats)} | {seconds:.2f} | {clean:.2f} | {seconds / clean:.2f} | {ideal:.2f} "
-        f"| {seconds / ideal:.2f} | {aside} | {verdict(met(seconds, aside))} |",
+        f"| {seconds / ideal:.2f} | {failed} | {verdict(met(seconds, failed))} |",
         flush=True,
     )
 
 
 def within(seconds):
     """The target of 1.3 times `seconds` with no call lost."""
-    return lambda s, aside: not aside and s <= 1.3 * seconds
+    return lambda s, failed: not failed and s <= 1.3 * seconds
 
 
 def drive(url, folder):
@@ -89,28 +89,24 @@ def kill():
         return in_flight, seen["paid_twice"], seen["requests"]
 
 
-def params(turns, window):
+def params(turns, window, url):
     """Parameters of role-play with every role on the local server and whole histories."""
-    from omegaconf import OmegaConf
-
-    from stages.dialogue.settings import Roleplay
+    from stages.core.params import load
     from stages.llm.settings import Embedded, Limits, Llm
-    from stages.roleplay import Params, Roles
-    from stages.text.settings import EncoderParams
+    from stages.roleplay import Params
 
-    values = OmegaConf.load("params.yaml")
-    roles = {k: v for k, v in values.roles.items() if k in Roles.__dataclass_fields__}
-    roles |= {k: "local:tiny" for k in roles if k.endswith("_model")} | {k: turns for k in roles if k.endswith("_history")}
-    settings = Roleplay(**{**values.roleplay, "turns": turns})
-    return lambda url: Params(
-        settings,
-        Roles(**roles),
-        EncoderParams(model="", revision="", sha256="", batch_size=1),
-        Llm(
-            conversations_in_flight=window,
-            embedded=Embedded(),
-            endpoints={"local": Limits(base_url=url, concurrency=IN_FLIGHT)},
-        ),
+    p = load("roleplay", Params)
+    local = {"model": "local:tiny"}
+    talks = {**local, "history": turns}
+    changes = {"inducer": local, "preferred": talks, "rejected": talks, "verifier": local}
+    roles = {name: getattr(p.roles, name).model_copy(update=change) for name, change in changes.items()}
+    server = Limits(base_url=url, concurrency=IN_FLIGHT)
+    return Params(
+        roleplay=p.roleplay.model_copy(update={"turns": turns}),
+        user=p.user.model_copy(update=talks),
+        roles=p.roles.model_copy(update=roles),
+        encoder=p.encoder,
+        llm=Llm(conversations_in_flight=window, embedded=Embedded(), endpoints={"local": server}),
     )
 
 
@@ -121,7 +117,7 @@ def chains(grower, persona, nodes):
     turn_ends, longest, total = 0.0, 0.0, 0.0
     for node in (n for n in nodes if n["role"] == "user"):  # one path: each turn follows the one before
         seeds = {who: grower.seed(persona, node["id"], who) for who in ("inducer", "preferred", "rejected")}
-        seeds["user"] = seed_of(grower.p.roleplay.seed, node["id"], persona.id, "user")
+        seeds["user"] = seed_of(grower.p.seed, node["id"], persona.id, "user")
         verdicts = [grower.seed(persona, node["id"], f"verifier {who} first") for who in ("preferred", "rejected")]
         takes = {who: latency_of(seed, FASTEST, SPREAD) for who, seed in seeds.items()}
         judged = sum(latency_of(seed, FASTEST, SPREAD) for seed in verdicts)
@@ -134,8 +130,8 @@ def chains(grower, persona, nodes):
 def roleplay(people, turns, window):
     """Grow `people` trees; prints the wall time beside its bounds."""
     from stages.core import prompts
-    from stages.core.aio import windowed
     from stages.dialogue.grow import Grower
+    from stages.llm.backend import PaidCalls
     from stages.llm.client import Client
     from stages.personas.persona import Persona
 
@@ -143,14 +139,14 @@ def roleplay(people, turns, window):
     personas = [Persona(" ".join(f"Fact {i} of {n}." for i in range(8)), "I am shy, loud, and odd.") for n in range(people)]
 
     async def grow(p):
-        async with Client("roleplay", p.llm, {}) as client:
+        async with Client(PaidCalls("roleplay", p.llm, {})) as client:
             start = time.perf_counter()
             async with asyncio.TaskGroup() as later:
-                grower = Grower(p, client, texts, later)
-                trees = await windowed([partial(grower.grow, x) for x in personas], p.llm.conversations_in_flight)
+                grower = Grower(p.roleplay, p.user, p.roles, client, texts, later)
+                trees = await client.in_parallel([partial(grower.grow, x) for x in personas])
             return (
                 time.perf_counter() - start,
-                client.calls,
+                client.ledger.calls,
                 [chains(grower, x, t["nodes"]) for x, t in zip(personas, trees, strict=True)],
             )
 
@@ -158,7 +154,7 @@ def roleplay(people, turns, window):
 
     with Server(latency=FASTEST, spread=SPREAD) as server, tempfile.TemporaryDirectory() as folder:
         os.environ["DVC_ROOT"] = folder
-        seconds, calls, found = asyncio.run(grow(params(turns, window)(server.url)))
+        seconds, calls, found = asyncio.run(grow(params(turns, window, server.url)))
         assert calls == people * turns * 6 == server.stats()["requests"]
     longest, work = max(x for x, _ in found), sum(x for _, x in found)
     bound = max(longest, work / IN_FLIGHT)
@@ -178,7 +174,7 @@ def main():
         [{"role": "user", "content": f"{c[0]['content']} {POISON}"}] if n in poisoned else c for n, c in enumerate(few)
     ]
     run(few[:IN_FLIGHT])  # imports
-    print("| fault | calls | s | clean run, s | s / clean | ideal, s | s / ideal | set aside | target |")
+    print("| fault | calls | s | clean run, s | s / clean | ideal, s | s / ideal | failed | target |")
     print("|---|---|---|---|---|---|---|---|---|")
     for chats in (few, many):
         clean = min(run(chats)[0] for _ in range(2))

@@ -17,8 +17,10 @@ import numpy as np
 
 from stages.core import statistics
 from stages.evaluation import metrics
-from stages.evaluation.result import score_results
-from stages.evaluation.scores import Judged, Scale, Scores
+from stages.evaluation.inputs import Calibration
+from stages.evaluation.judge_free import JudgeFree
+from stages.evaluation.result import evaluation
+from stages.evaluation.scores import Judgement, Scale, Scores
 from stages.evaluation.settings import Eval
 
 TURNS, PERSONALITIES = 10, 5
@@ -73,7 +75,9 @@ def judged(models: int, profiles: int) -> Scores:
             for case, row in enumerate(values):
                 for turn, value in enumerate(row, 1):
                     profile = str(case // PERSONALITIES)
-                    cell = Judged(model, "judge", persona, str(case), turn, float(value), profile, None)
+                    cell = Judgement(
+                        model=model, persona=persona, case=str(case), turn=turn, score=float(value), profile=profile
+                    )
                     scores.add(cell, f"{model}:{persona}:{case}:{turn}")
     scores.finish("benchmark")
     return scores
@@ -87,7 +91,7 @@ def main() -> None:
     seconds, cpu = [], []
     for seed in range(4):
         start, busy = time.monotonic(), time.process_time()
-        score_results(scores, Eval(seed=seed, resamples=10_000), {}, set(), Scale.read("1-5"))
+        evaluation(scores, Eval(seed=seed, resamples=10_000), Scale(1, 5), Calibration(), JudgeFree())
         seconds.append(time.monotonic() - start)
         cpu.append(time.process_time() - busy)
     print(f"5 models x 100 cases x 10 turns, 10,000 resamples: {min(seconds):.2f} s (CPU {min(cpu):.2f} s)")

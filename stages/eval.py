@@ -1,7 +1,7 @@
-"""Eval: alignment by turn for every model, with intervals, what each gained over base, and two witnesses. Asks nothing.
+"""Eval: alignment by turn for every model, with intervals, what each gained over base, and judge-free measures.
 
-Reads the judgements and, for what needs no judge (recognition.py, degeneration.py), the conversations; writes the result,
-every case's scores and the plots by turn, and prints the table. The models are the arms of params.yaml.
+Asks nothing. Reads the judgements and, for the judge-free measures (recognition, degeneration), the conversations; writes
+the result, every case's scores and the plots by turn, and prints the table. The models are the arms of params.yaml.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 Somebody else's scores in the same table: python -m stages.tools.recompute --help
@@ -16,24 +16,16 @@ from typing import Any
 from stages.core import params
 from stages.core.cli import UserError, parser, run
 from stages.core.files import read_text, write_json, write_jsonl
-from stages.evaluation.result import (
-    SCALE,
-    VERSIONS,
-    by_turn,
-    cases,
-    read_calibration,
-    read_conversations,
-    score_results,
-    witnesses,
-)
-from stages.evaluation.scores import Scale, read_judgements
 from stages.evaluation.settings import Eval
 from stages.evaluation.table import table
+from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
+
+VERSIONS = ("numpy", "sentence-transformers", "torch", "transformers", "trl", "xllamacpp")
 
 
 class Params(params.Section):
-    """What this stage reads. Of the other sections it declares it names the values in the result's protocol."""
+    """What this stage reads. Of the other sections that it declares, the result's protocol names the values."""
 
     arms: dict[str, Any]
     eval: Eval
@@ -50,28 +42,36 @@ def files(folder: Path, arms: Iterable[str]) -> list[Path]:
     return [found[name] for name in arms]
 
 
+def made_with(prompts: Path) -> dict[str, Any]:
+    """What else the numbers depend on: every section of params.yaml, prompts, library versions."""
+    return {
+        "params": params.declared_values("eval"),
+        "prompts_sha256": {f.stem: sha256(read_text(f).encode()).hexdigest() for f in sorted(prompts.glob("*.txt"))},
+        "versions": {name: version(name) for name in VERSIONS},
+    }
+
+
 def main() -> None:
     inputs = ["judgements", "conversations", "calibration", "prompts"]
     a = parser(__doc__, inputs, ["result", "cases", "curve", "recognition"]).parse_args()
     p = params.load("eval", Params)
-    scale = Scale.read(SCALE)
-    scores = read_judgements(files(a.judgements, p.arms), scale)
-    said = read_conversations(files(a.conversations, p.arms), scores)
-    calibration, made = read_calibration(a.calibration)
-    result, judges, draw = score_results(scores, p.eval, calibration, made, scale)
-    from stages.text.encoder import Encoder
+    # here and not above, as they import numpy, and --help is to answer at once
+    from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements
+    from stages.evaluation.judge_free import measured
+    from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
+    from stages.evaluation.scores import Scale
 
-    ranks = witnesses(result, said, scores, draw, Encoder(p.encoder))
-    result["protocol"] |= {
-        "params": params.declared_values("eval"),
-        "prompts_sha256": {f.stem: sha256(read_text(f).encode()).hexdigest() for f in sorted(a.prompts.glob("*.txt"))},
-        "versions": {name: version(name) for name in VERSIONS},
-    }
-    al, seen = by_turn(result, list(said))
+    scale = Scale(1, 5)  # prompts/judge.txt asks for it
+    scores = read_judgements(files(a.judgements, p.arms), scale)
+    conversations = read_conversations(files(a.conversations, p.arms), scores)
+    words = measured(conversations, scores.ids, scores.turns, Encoder(p.encoder))
+    result = evaluation(scores, p.eval, scale, read_calibration(a.calibration), words)
+    result["protocol"] |= made_with(a.prompts)
+    ranks = {model: replies.ranks["reply"] for model, replies in words.models.items()}
     write_json(a.result, result)
-    write_jsonl(a.cases, cases(scores, judges, ranks))
-    write_json(a.curve, al)
-    write_json(a.recognition, seen)
+    write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], ranks))
+    write_json(a.curve, al_rows(result))
+    write_json(a.recognition, recognition_rows(result))
     print(table(result))
 
 

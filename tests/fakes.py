@@ -54,14 +54,18 @@ class FakeClient:
         """What a reply depends on, of every call."""
         return {(role, json.dumps(messages), seed) for role, messages, seed in self.asked}
 
-    def batched(self, role):
-        return False
+    @property
+    def ledger(self):
+        return self
 
     def numbers(self):
         return {}
 
     def record_failure(self, item, role, error):
         self.failed.append((item, role))
+
+    async def in_order(self, role, jobs):
+        return [await job() for job in jobs]
 
     async def ask(self, role, messages, seed, parse, schema=None):
         self.asked.append((role, [dict(m) for m in messages], seed))

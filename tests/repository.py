@@ -89,8 +89,9 @@ def repository(
     spec.stages = {name: stage for name, stage in spec.stages.items() if name in stages}
     OmegaConf.save(spec, folder / "dvc.yaml")
     shutil.copytree(ROOT / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in (".gitignore", ".dvcignore"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / ".dvcignore", folder)
+    # what other stages make is an input here, and git holds it
+    (folder / ".gitignore").write_text((ROOT / ".gitignore").read_text().partition("# outputs of the pipeline")[0])
     weights = {"base"} | ({project.params.arms[a].weights for a in arms} - set(stages))
     for name in weights - {"base"} if "base_model" in stages else weights:
         (folder / "models" / name).mkdir(parents=True)
@@ -103,6 +104,17 @@ def repository(
         sh(folder, *words)
     commit(folder, "start")
     return project
+
+
+def as_dvc_sees_it(project: Project) -> None:
+    """Make the scripted project a repository whose code dependencies are there, as far as DVC asks for them: for plans."""
+    for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+        subprocess.run(words, cwd=project.folder, check=True)
+    for line in (project.folder / "dvc.yaml").read_text().splitlines():
+        if line.strip().startswith("- stages/"):
+            file = project.folder / line.strip()[2:]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
 
 
 def judged(folder: Path, url: str, **values: object) -> Project:

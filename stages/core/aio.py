@@ -1,11 +1,10 @@
-"""Running many calls at once: jobs side by side, each driven to its end, and one error that comes out as itself."""
+"""Running a stage's calls: jobs side by side, each driven to its end, and one error that comes out as itself."""
 
 import asyncio
-import contextlib
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, TypeVar
 
 from stages.core.progress import Progress
 
@@ -44,29 +43,17 @@ async def bounded_gather(
     return [results[i] for i in sorted(results)]
 
 
-@contextlib.contextmanager
-def first_error() -> Iterator[None]:
-    """What is raised in a task group comes out as itself."""
+def run_async(work: Coroutine[Any, Any, R]) -> R:
+    """Run a stage's asynchronous part; what is raised in a task group comes out as itself."""
+    # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        yield
+        return asyncio.run(work)
     except BaseExceptionGroup as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise error from None
-
-
-def run_async(work: Awaitable[R]) -> R:
-    """Run a stage's asynchronous part; a UserError inside a task group comes out as itself."""
-
-    async def outer() -> R:
-        return await work
-
-    # a shell starts background jobs with SIGINT ignored; SIGTERM, which is turned into it, must still end them in good order
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with first_error():
-            return asyncio.run(outer())
     except asyncio.CancelledError:  # a second Ctrl-C, while the first was being obeyed
         raise KeyboardInterrupt from None

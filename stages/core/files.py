@@ -98,11 +98,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
         yield number, _writable(value) if "\\ud" in text.lower() else value
 
 
-def read_jsonl(path: Path) -> list[Record]:
-    """All rows of a JSONL file of objects. Raises UserError naming file:line for anything else."""
-    rows = []
+def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
+    """(line number, row) of a JSONL file of objects. Raises UserError naming file:line for anything else."""
     for number, value in read_lines(path):
         if not isinstance(value, dict):
             raise UserError(f"{path}:{number}: expected a JSON object, found {type(value).__name__}")
-        rows.append(value)
-    return rows
+        yield number, value
+
+
+def read_jsonl(path: Path) -> list[Record]:
+    """All rows of a JSONL file of objects. Raises UserError as `read_objects`."""
+    return [row for _, row in read_objects(path)]

@@ -4,6 +4,7 @@
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -45,11 +46,14 @@ def declared(pipeline: dict[str, Any]) -> dict[str, list[str]]:
     return {name: [str(k) for k in s.get("do", s).get("params", [])] for name, s in stages.items()}
 
 
-def flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of the leaves of nested mappings; lists and empty mappings are leaves."""
+def flat(tree: Any, prefix: str = "", names: str = "(?s).*") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of the leaves of nested mappings; lists and empty mappings are leaves.
+
+    So is a mapping with a key that is no match of the pattern `names`.
+    """
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{key}.")
+        if isinstance(value, dict) and value and all(re.fullmatch(names, str(k)) for k in value):
+            yield from flat(value, f"{prefix}{key}.", names)
         else:
             yield f"{prefix}{key}", value
 
@@ -61,7 +65,7 @@ def near(name: str, known: Iterable[str]) -> str:
 
 
 def faults_of(error: ValidationError, schema: type[BaseModel]) -> Iterator[str]:
-    """One text for each fault: dotted key as in params.yaml, what is wrong, the value, the nearest name of an unknown key."""
+    """A text for each fault: dotted key as in params.yaml, what is wrong, the value; of an unknown key the nearest name."""
     for e in error.errors(include_url=False):
         name, known = _place(schema, e["loc"])
         if e["type"] == "extra_forbidden":

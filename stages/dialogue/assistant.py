@@ -40,17 +40,10 @@ def most_similar(encode: "Encode", past: list[Exchange], message: str, number: i
 
 
 class ModelUnderTest:
-    """The model under test in its arm: answers a message after what it may see of the exchanges before.
+    """The model under test in its arm: answers a message after what its memory keeps of the exchanges before.
 
-    Args:
-        c: how it is sampled.
-        encoder: which embeddings memory `similar` uses.
-        model: its name for a role (binding.bound).
-        prompt: its system prompt, with the parts that the strategy needs.
-        strategy: reply, critique or reason.
-        memory: all, none or similar.
     Raises:
-        UserError: the prompt lacks a part.
+        UserError: the prompt lacks a part that the strategy needs.
     """
 
     def __init__(
@@ -60,8 +53,7 @@ class ModelUnderTest:
         self.thinker = self.role.model_copy(update={"tokens": c.tokens + c.thought_tokens})
         self.client, self.prompt, self.strategy, self.memory = client, prompt, strategy, memory
         self.similar, self.encoder = c.similar, encoder
-        lacking = [part for part in PARTS[strategy] if part not in dict(prompt.parts)]
-        if lacking:
+        if lacking := [part for part in PARTS[strategy] if part not in dict(prompt.parts)]:
             raise UserError(f"{prompt.path}: has no part [{lacking[0]}], which strategy {strategy} needs")
 
     def sees(self, past: list[Exchange], message: str) -> list[Exchange]:

@@ -11,13 +11,8 @@ WEIGHTS = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # files of
 
 
 def snapshot(model: str, fetch: bool) -> Path | None:
-    """Folder of a Hub model (`owner/name` or `owner/name@revision`) in the Hub client's cache.
-
-    Args:
-        fetch: download what the cache lacks; without, a model that is not cached gives None.
-    Raises:
-        UserError: the Hub does not give it.
-    """
+    """Folder of a Hub model (`owner/name` or `owner/name@revision`) in the Hub client's cache; None where it is not cached
+    and `fetch` is off. Raises UserError when the Hub does not give it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -7,11 +7,12 @@ profiles drawn like these, with the personalities, the judge and the trained mod
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stages.core.statistics import Array, interval, known_mean, resamples, rounded, shared
+from stages.core.statistics import Array, complete_cases, interval, known_mean, resampled_means, rounded, sign_flip
 
 FLAT = 1e-9  # a curve that spans less than this part of its height is flat: what is left is the noise of floating point
 
@@ -83,33 +84,49 @@ def resampled_alignment(scores: Array, clusters: Sequence[str], n: int, seed: in
     names, member = np.unique(np.asarray(clusters), return_inverse=True)
     known = ~np.isnan(scores)
     own = np.eye(len(names))[:, member]  # [clusters, cases]: sums by cluster first, as they are what a resample adds up
-    sums, counts = own @ np.where(known, scores, 0.0), own @ known.astype(float)
-    drawn = resamples(len(names), n, seed)
-    # not `@`: on products as small as these the threads of BLAS cost more than they bring
-    sums, counts = (np.einsum("ng,gk->nk", drawn, x) for x in (sums, counts))
-    return np.asarray(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
+    return resampled_means(own @ np.where(known, scores, 0.0), own @ known.astype(float), n, seed)
 
 
-def estimate(
-    measure: Callable[..., Array], scores: Sequence[Array], clusters: Sequence[str], n: int, seed: int, digits: int = 4
-) -> tuple[Any, list[Any]]:
-    """A measure of one or more AL curves, with its interval from resampling the clusters.
+@dataclass(frozen=True)
+class Inference:
+    """Intervals and p-values over the profiles that the cases belong to."""
 
-    Args:
-        measure: takes AL curves [..., K], one for each of `scores`, and gives [...] (or [..., K]).
-        scores: arrays [cases, K]; only cells that all of them have count.
-        clusters: the profile of each case.
-    Returns:
-        (value, [low, high]), or lists of both by turn; None where not defined.
-    """
-    masked = shared(*scores)
-    rows = np.flatnonzero(~np.isnan(masked[0]).all(1)).tolist()
-    names = [clusters[i] for i in rows]
-    value = measure(*(alignment(s[rows]) for s in masked))
-    if not rows:
-        return rounded(value, digits), interval(np.full((1, *np.shape(value)), np.nan), 0)
-    drawn = measure(*(resampled_alignment(s[rows], names, n, seed) for s in masked))
-    return rounded(value, digits), interval(drawn, len(set(names)), digits)
+    clusters: Sequence[str]
+    """Profile of each case, the rows of every array."""
+    resamples: int
+    seed: int
+
+    def estimate(self, measure: Callable[..., Array], *scores: Array, digits: int = 4) -> tuple[Any, list[Any]]:
+        """A measure of AL curves, with its interval by cluster bootstrap.
+
+        Args:
+            measure: takes AL curves [..., K], one for each of `scores`, and gives [...] (or [..., K]).
+            scores: arrays [cases, K]; only cells that all of them have count.
+        Returns:
+            (value, [low, high]), or lists of both by turn; None where not defined.
+        """
+        paired = complete_cases(*scores)
+        rows = np.flatnonzero(~np.isnan(paired[0]).all(1)).tolist()
+        names = [self.clusters[i] for i in rows]
+        value = rounded(measure(*(alignment(s[rows]) for s in paired)), digits)
+        if not rows:
+            return value, interval(np.full((1, *np.shape(value)), np.nan), 0)
+        drawn = measure(*(resampled_alignment(s[rows], names, self.resamples, self.seed) for s in paired))
+        return value, interval(drawn, len(set(names)), digits)
+
+    def named(self, name: str, measure: Callable[..., Array], *scores: Array) -> dict[str, Any]:
+        """The same as `estimate` under the keys `<name>` and `<name>_ci`."""
+        return dict(zip((name, f"{name}_ci"), self.estimate(measure, *scores), strict=True))
+
+    def p_value(self, differences: Array) -> float | None:
+        """Two-sided p-value of paired differences [cases, K], by sign flips of whole profiles."""
+        p: float | None = rounded(sign_flip(differences, self.clusters, self.resamples, self.seed), 6)
+        return p
+
+
+def curve(al: Array) -> Array:
+    """AL(k) itself, as a measure. [..., K] -> [..., K]."""
+    return al
 
 
 def difference(a: Array, b: Array) -> Array:

@@ -1,32 +1,28 @@
-"""A witness without a judge: can the user be told from what the model said?
+"""Recognition of the user from the model's words, without a judge, as a retrieval task.
 
-Words of a conversation are embedded; the rank of the right persona among all eval personas, by cosine, says how much of this
-user is in them. AL(k) scores reply k, so reply k alone is what is looked at first. A model that only says the user's message
-again gets as far as the message alone, so that stands beside it; the user's turns so far are what could be known by then.
-A model that says its own first reply again at every turn keeps that reply's rank, which looks like memory and is none: so
-the new words of reply k are looked at, too.
+Words of a conversation are embedded as a query; the rank of the right persona among all eval personas, by cosine, says how
+much of this user is in them. AL(k) scores reply k, so reply k alone is the first query. A model that only says the user's
+message again gets as far as the message alone, so that is a query, too; the user's turns so far are what could be known by
+then. A model that says its own first reply again at every turn keeps that reply's rank, which is no memory: so the new words
+of reply k are a query of their own.
 
-It is used to measure only, never to label, filter or choose data, so it stays independent of what was trained for. The
-count of replies that recall something (recalls) is not: `extract_pairs.filters.recalled` chooses pairs by such a count.
+The ranks measure only; they never label, filter or choose data, so they stay independent of what was trained for. The count
+of replies that recall something (`recalls`) does not: `extract_pairs.filters.recalled` chooses pairs by such a count.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from stages.core.files import Record
-from stages.text.encoder import nearest_rank, so_far
+from stages.core.statistics import Array
+from stages.text.encoder import Encode, nearest_rank, so_far
 from stages.text.ngrams import content, novel
 
-if TYPE_CHECKING:
-    from stages.core.statistics import Array
-    from stages.text.encoder import Vectors
-
 RECALLED = 2  # content words of one earlier message
-# what is looked at after turn k: whose words, and whether all of them so far; `new`: without what earlier replies said
-LOOKS = {
-    "reply": ("reply", False), "new": ("reply", False), "message": ("user", False),
-    "replies": ("reply", True), "messages": ("user", True),
-}  # fmt: skip
+# the query after turn k: whose words; `new`: of reply k, those that no earlier reply has
+QUERIES = {"reply": "reply", "new": "reply", "message": "user", "replies": "reply", "messages": "user"}
+CUMULATIVE = ("replies", "messages")  # all of them so far
 
 
 def reciprocal_ranks(
@@ -34,69 +30,68 @@ def reciprocal_ranks(
     personas: Mapping[str, str],
     ids: Sequence[str],
     turns: int,
-    look: str,
-    encode: Callable[[list[str]], "Vectors"],
-) -> "Array":
-    """1 / rank of the right persona at each turn, [len(ids), turns]; NaN where a turn was not had, a guess where nothing new
-    was said.
+    query: str,
+    encode: Encode,
+) -> Array:
+    """1 / rank of the right persona at each turn, [len(ids), turns].
+
+    NaN where a turn is missing; the mean of a random ranking where a reply has no new words to query with.
 
     Args:
         conversations: of one model, by case.
-        personas: text of every eval persona, by case: among them the right one is looked for, whatever the model's cases.
+        personas: text of every eval persona, by case: among them the right one is ranked, whatever the model's cases.
         ids: the rows.
-        look: one of LOOKS.
+        query: one of QUERIES.
     """
-    import numpy as np
-
-    speaker, all_so_far = LOOKS[look]
     place = {case: n for n, case in enumerate(personas)}
     pool = encode(list(personas.values()))
-    said = {case: [str(t[speaker]) for t in conversations[case]["turns"]] for case in ids if case in conversations}
-    if look == "new":
-        said = {case: [novel(text, texts[:k]) for k, text in enumerate(texts)] for case, texts in said.items()}
-    encode([text for texts in said.values() for text in texts])  # in one go; below it is looked up
-    found = np.full((len(ids), turns), np.nan)
-    queries, where = [], []
+    texts = {case: query_texts(conversations[case], query) for case in ids if case in conversations}
+    encode([text for own in texts.values() for text in own])  # in one batch; below the vectors are looked up
+    ranks = np.full((len(ids), turns), np.nan)
+    vectors, cells = [], []
     for row, case in enumerate(ids):
-        vectors = encode(said.get(case, []))
-        looked_at = so_far(vectors) if all_so_far else vectors
-        for k, vector in enumerate(looked_at):
-            turn = conversations[case]["turns"][k]["turn"]
-            if turn > turns:
+        own = encode(texts.get(case, []))
+        for k, vector in enumerate(so_far(own) if query in CUMULATIVE else own):
+            column = conversations[case]["turns"][k]["turn"] - 1
+            if column >= turns:
                 continue
-            if look == "new" and not said[case][k]:
-                found[row, turn - 1] = chance(len(personas))
+            if query == "new" and not texts[case][k]:
+                ranks[row, column] = chance(len(personas))
             else:
-                queries.append(vector)
-                where.append((row, turn - 1, place[case]))
-    ranks = nearest_rank(np.stack(queries), pool, [right for _, _, right in where]) if queries else []
-    for (row, turn, _), rank in zip(where, ranks, strict=True):
-        found[row, turn] = 1 / rank
-    return found
+                vectors.append(vector)
+                cells.append((row, column, place[case]))
+    found = nearest_rank(np.stack(vectors), pool, [right for _, _, right in cells]) if vectors else []
+    for (row, column, _), rank in zip(cells, found, strict=True):
+        ranks[row, column] = 1 / rank
+    return ranks
 
 
-def recalls(conversations: Mapping[str, Record], ids: Sequence[str], turns: int) -> "Array":
-    """1 where a reply recalls an earlier message of the user, else 0, [len(ids), turns]; NaN at turn 1 and where none is.
+def query_texts(conversation: Record, query: str) -> list[str]:
+    """The text of the query after each turn; empty where the reply has no new words."""
+    texts = [str(t[QUERIES[query]]) for t in conversation["turns"]]
+    return [novel(text, texts[:k]) for k, text in enumerate(texts)] if query == "new" else texts
+
+
+def recalls(conversations: Mapping[str, Record], ids: Sequence[str], turns: int) -> Array:
+    """1 where a reply recalls an earlier message of the user, else 0, [len(ids), turns]; NaN at turn 1 and without a turn.
 
     It does when it holds at least RECALLED content words of that message that neither the message it answers nor an earlier
     reply holds: so neither an echo nor a loop counts, and a model that sees the last message only gets what chance gives.
     """
-    import numpy as np
-
     found = np.full((len(ids), turns), np.nan)
     for row, case in enumerate(ids):
-        told: list[set[str]] = []
-        known: set[str] = set()  # of earlier replies
+        messages: list[set[str]] = []
+        replied: set[str] = set()
         for t in conversations[case]["turns"] if case in conversations else []:
-            asked, reply = content(t["user"]), content(t["reply"])
-            if told and t["turn"] <= turns:
-                new = reply - known - asked
-                found[row, t["turn"] - 1] = any(len(new & message) >= RECALLED for message in told)
-            told.append(asked)
-            known |= reply
+            message, reply = content(t["user"]), content(t["reply"])
+            if messages and t["turn"] <= turns:
+                new = reply - replied - message
+                found[row, t["turn"] - 1] = any(len(new & earlier) >= RECALLED for earlier in messages)
+            messages.append(message)
+            replied |= reply
     return found
 
 
 def chance(personas: int) -> float:
-    """Mean reciprocal rank of a guess among so many."""
+    """Mean reciprocal rank of a random ranking of so many."""
     return sum(1 / rank for rank in range(1, personas + 1)) / personas

@@ -1,4 +1,4 @@
-"""What a judge is worth, on replies whose order is known."""
+"""Calibration items, replies whose order is known, and how a judge is asked for their scores."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,24 +6,18 @@ from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.core import prompts
 from stages.core.cli import UserError
 from stages.core.files import Record, read_lines
 from stages.judging import judge
-from stages.judging.settings import Calibrate, Judge
+from stages.judging.settings import Judge
 from stages.llm.client import Client
 from stages.llm.settings import Role
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
-
 BEST = "tailored"
 KINDS = (BEST, "generic", "wrong_person", "flattering", "reciting")
-MAKERS = ("generator", "user", "inducer", "preferred", "rejected", "verifier")  # roles whose words or choices are trained on
 
 
 def read(path: Path) -> list[Record]:
@@ -36,8 +30,8 @@ def read(path: Path) -> list[Record]:
     for number, row in read_lines(path):
         texts = ("id", "context", "kind", "profile", "personality", "message", "reply")
         lacking = [k for k in texts if not isinstance(row, dict) or not isinstance(row.get(k), str)]
-        said = [] if lacking else row.get("conversation")
-        if not isinstance(said, list) or any(not isinstance(e, dict) or {"user", "reply"} - set(e) for e in said):
+        exchanges = [] if lacking else row.get("conversation")
+        if not isinstance(exchanges, list) or any(not isinstance(e, dict) or {"user", "reply"} - set(e) for e in exchanges):
             lacking = ["conversation"]
         if lacking:
             raise UserError(f"{path}:{number}: a calibration item needs {lacking[0]}")
@@ -57,7 +51,7 @@ def read(path: Path) -> list[Record]:
     return sorted(items, key=itemgetter("context"))
 
 
-def turned(prompt: prompts.Prompt) -> prompts.Prompt:
+def reversed_examples(prompt: prompts.Prompt) -> prompts.Prompt:
     """The judge's prompt with its examples in reverse order; the same where it has not at least two."""
     names = [name for name, _ in prompt.parts]
     first = names.index("user") if "user" in names else 0
@@ -81,122 +75,12 @@ async def scored(
 
 
 def asked(client: Client, p: Judge, prompt: prompts.Prompt, items: list[Record]) -> list[partial[Any]]:
-    """One job, which gives rows, for every judge, asking (as it is; examples turned and another seed) and context."""
+    """One job, which gives rows, for every judge, asking (as it is; examples reversed and another seed) and context."""
     contexts = [list(group) for _, group in groupby(items, key=itemgetter("context"))]
-    ways = ((prompt, p.seed), (turned(prompt), p.seed + 1))
+    ways = ((prompt, p.seed), (reversed_examples(prompt), p.seed + 1))
     return [
         partial(scored, client, who, *way, p.samples, context)
         for who in judge.judges(p)
         for way in ways
         for context in contexts
     ]
-
-
-def ranks(values: "Array") -> "Array":
-    """Ranks, the mean one where values are equal, less their mean."""
-    import numpy as np
-
-    found = np.sort(values)
-    both = np.searchsorted(found, values, "left") + np.searchsorted(found, values, "right")
-    return np.asarray((both - both.mean()) / 2, dtype=np.float64)
-
-
-def comparisons(items: list[Record], scores: list[float | None]) -> dict[str, list[tuple[str, float]]]:
-    """By context: (kind, 1 where the tailored reply is scored above that kind's, 0 below, 0.5 the same).
-
-    A pair with an unscored reply is left out.
-    """
-    given = {(i["context"], i["kind"]): s for i, s in zip(items, scores, strict=True) if s is not None}
-    found: dict[str, list[tuple[str, float]]] = {}
-    for (context, kind), score in given.items():
-        if kind != BEST and (best := given.get((context, BEST))) is not None:
-            found.setdefault(context, []).append((kind, 1.0 if best > score else 0.5 if best == score else 0.0))
-    return found
-
-
-def accuracy(found: dict[str, list[tuple[str, float]]], p: Calibrate) -> Record:
-    """Share of comparisons won, by kind too, with its 95 % interval by bootstrap over contexts."""
-    import numpy as np
-
-    every = [(kind, value) for pairs in found.values() for kind, value in pairs]
-    if not every:
-        return {"accuracy": None, "accuracy_ci": None, "accuracy_by_kind": {}, "comparisons": 0}
-    sums = np.array([[sum(v for _, v in pairs), len(pairs)] for pairs in found.values()])
-    drawn = np.random.default_rng(p.seed).integers(0, len(sums), (p.resamples, len(sums)))
-    means = sums[drawn].sum(1)
-    by_kind = {k: [v for kind, v in every if kind == k] for k in KINDS[1:]}
-    return {
-        "accuracy": round(float(np.mean([v for _, v in every])), 4),
-        "accuracy_ci": [round(float(x), 4) for x in np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])],
-        "accuracy_by_kind": {k: round(float(np.mean(v)), 4) for k, v in by_kind.items() if v},
-        "comparisons": len(every),
-    }
-
-
-def length_bias(items: list[Record], scores: list[float | None]) -> Record:
-    """Rank correlation of score and words within kinds, and mean score of the longer half minus that of the shorter half.
-
-    None where no kind has two different scores (a judge that says the same to all has no bias either).
-    """
-    import numpy as np
-
-    by_score, by_words, gaps = [], [], []
-    for kind in KINDS:
-        rows = [
-            (s, len(i["reply"].split())) for i, s in zip(items, scores, strict=True) if i["kind"] == kind and s is not None
-        ]
-        if not rows:
-            continue
-        score, words = np.array(rows, dtype=float).T
-        by_score.append(ranks(score))
-        by_words.append(ranks(words))
-        long = words > np.median(words)
-        if long.any() and not long.all():
-            gaps.append(score[long].mean() - score[~long].mean())
-    a, b = (np.concatenate(r) if r else np.zeros(0) for r in (by_score, by_words))
-    spread = float(np.sqrt((a @ a) * (b @ b)))
-    return {
-        "length_bias": round(float(a @ b) / spread, 4) if spread else None,
-        "long_minus_short": round(float(np.mean(gaps)), 4) if gaps else None,
-    }
-
-
-def agreement(first: list[float | None], second: list[float | None]) -> float | None:
-    """Krippendorff's alpha, interval scale, of two askings: 1 the same, 0 as by chance; None: all scores are the same."""
-    import numpy as np
-
-    pairs = np.array([(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None])
-    if len(pairs) == 0 or np.ptp(pairs) == 0:
-        return None
-    return round(1 - float(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2) / (2 * pairs.var(ddof=1))), 4)
-
-
-def faults(found: Record, p: Calibrate) -> list[str]:
-    """Why a judge does not pass."""
-    share, right, bias = found["n"] / (found["n"] + found["unscored"]), found["accuracy"], found["length_bias"] or 0.0
-    tests = (
-        (share >= p.min_scored, f"scored {share:.2f} of the replies, below {p.min_scored}"),
-        (right is not None and right >= p.min_accuracy, f"accuracy {right}, below {p.min_accuracy}"),
-        (abs(bias) <= p.max_length_bias, f"length bias {bias}, beyond {p.max_length_bias}"),
-    )
-    return [text for holds, text in tests if not holds]
-
-
-def worth(items: list[Record], first: list[Record], second: list[Record], p: Calibrate) -> Record:
-    """What one judge's two judgements of each item say about it."""
-    scores = [r["score"] for r in first]
-    given = [s for s in scores if s is not None]
-    means = {k: [r["score"] for i, r in zip(items, first, strict=True) if i["kind"] == k] for k in KINDS}
-    read_means = {k: [s for s in v if s is not None] for k, v in means.items()}
-    found = {
-        **accuracy(comparisons(items, scores), p),
-        **length_bias(items, scores),
-        "n": len(given),
-        "unscored": len(scores) - len(given),
-        "from_logprobs": sum(r["mass"] is not None for r in first),
-        "least_mass": min((r["mass"] for r in first if r["mass"] is not None), default=None),
-        "means": {k: round(sum(v) / len(v), 4) if v else None for k, v in read_means.items()},
-        "self_agreement": agreement(scores, [r["score"] for r in second]),
-    }
-    failed = faults(found, p)
-    return {**found, "passed": not failed, "failed": failed}

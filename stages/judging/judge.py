@@ -27,7 +27,7 @@ _SCORE = re.compile(
     rf"(?P<more>(?:[\W_]+{_NUMBER})*)[\W_]*(?:</\w+>[\W_]*)?",
     re.I,
 )
-ALTERNATIVES = 20  # the most that servers tell with a token
+ALTERNATIVES = 20  # the most that servers give for a token
 
 
 def parse_score(text: str) -> int:
@@ -50,19 +50,19 @@ def parse_score(text: str) -> int:
 
 
 def score_of(token: str) -> int | None:
-    """The score that one token says, whatever marks stand around it."""
+    """The score that one token names, whatever marks stand around it."""
     word = token.strip(" \t\n*_#\"'.:").lower()
     return _DIGITS.get(word, _NUMBERS.get(word))
 
 
-def expected(reply: Record, said: int) -> tuple[float, float] | None:
-    """(expected score, probability that the scores 1-5 cover) at the token of a reply that says the score `said`.
+def expected(reply: Record, parsed: int) -> tuple[float, float] | None:
+    """(expected score, probability that the scores 1-5 cover) at the token of a reply that names the `parsed` score.
 
-    The probabilities of all tokens for one score add up and are renormalised. None where the server told none, or no single
-    token says the score.
+    The probabilities of all tokens for one score add up and are renormalised. None without log-probabilities, or where no
+    single token names the score.
     """
     for token, alternatives in reply.get("logprobs", []):
-        if score_of(token) == said:
+        if score_of(token) == parsed:
             found = [(s, math.exp(p)) for t, p in alternatives if p is not None and (s := score_of(t)) is not None]
             mass = math.fsum(p for _, p in found)
             return (math.fsum(s * p for s, p in found) / mass, min(mass, 1.0)) if mass else None
@@ -73,13 +73,13 @@ async def score(
     client: Client, judge: Role, prompt: prompts.Prompt, seed: int, case: Record, turn: int, samples: int, against: Record
 ) -> Record:
     """Judgement of one reply (`turn` counts from 0) against the persona of the case `against`."""
-    said = case["turns"]
-    lines = [f"User: {t['user']}\nReply: {t['reply']}" for t in said[:turn]] + [f"User: {said[turn]['user']}"]
+    turns = case["turns"]
+    lines = [f"User: {t['user']}\nReply: {t['reply']}" for t in turns[:turn]] + [f"User: {turns[turn]['user']}"]
     chat = prompt.messages(
         persona=f"{against['profile']} {against['personality']}",
-        conversation="\n".join(lines), reply=said[turn]["reply"],
+        conversation="\n".join(lines), reply=turns[turn]["reply"],
     )  # fmt: skip
-    row = {"id": case["id"], "turn": said[turn]["turn"], "profile": case["profile"], "judge": judge.model}
+    row = {"id": case["id"], "turn": turns[turn]["turn"], "profile": case["profile"], "judge": judge.model}
     row |= {"mass": None, "spread": None}
 
     async def draw(sample: int) -> Answer[int] | CallFailed:
@@ -132,9 +132,9 @@ def wrong_persona(seed: int, case: Record, cases: list[Record]) -> Record | None
 
 def judges(judge: Judge) -> list[Role]:
     """The roles that score."""
-    told = ALTERNATIVES if judge.logprobs else 0
+    alternatives = ALTERNATIVES if judge.logprobs else 0
     models = judge.models or [judge.model]
-    return [role(judge, "judge", model=m, stop=("\n",), accept=("ok", "truncated"), logprobs=told) for m in models]
+    return [role(judge, "judge", model=m, stop=("\n",), accept=("ok", "truncated"), logprobs=alternatives) for m in models]
 
 
 def judgings(client: Client, p: Judge, prompt: prompts.Prompt, cases: list[Record]) -> list[partial[Any]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError
+from stages.llm.reply import COUNTS
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies(
@@ -25,9 +26,7 @@ CREATE TABLE IF NOT EXISTS replies(
 CREATE TABLE IF NOT EXISTS claims(key TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 CREATE TRIGGER IF NOT EXISTS stored AFTER INSERT ON replies BEGIN DELETE FROM claims WHERE key = NEW.key; END;
 """
-COLUMNS = (
-    "key", "reply", "stage", "role", "model", "created", "prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd"
-)  # fmt: skip
+COLUMNS = ("key", "reply", "stage", "role", "model", "created", *COUNTS)
 INSERT = "INSERT OR IGNORE INTO replies VALUES(?,?,?,?,?,?,?,?,?,?)"
 
 
@@ -103,7 +102,7 @@ class Cache:
             if not await self._steal(key):
                 await asyncio.sleep(0.05)
         try:
-            stored = self.get(key)  # the other process may have finished between the look and the claim
+            stored = self.get(key)  # the other process may have finished between the first `get` and the claim
             if stored is not None:
                 return stored, True  # the claim goes with the process; on a stored key it keeps nobody waiting
             reply = await make()
@@ -120,9 +119,7 @@ class Cache:
     @staticmethod
     def _row(key: str, reply: dict[str, Any], about: dict[str, Any]) -> tuple[Any, ...]:
         text = json.dumps(reply, ensure_ascii=False, sort_keys=True)
-        names = ("stage", "role", "model")
-        counts = ("prompt_tokens", "cached_tokens", "completion_tokens", "cost_usd")
-        return (key, text, *(about.get(n) for n in names), time.time(), *(reply.get(n) for n in counts))
+        return (key, text, *(about.get(n) for n in COLUMNS[2:5]), time.time(), *(reply.get(n) for n in COUNTS))
 
     def alive(self, owner: str) -> bool:
         """Whether the process that opened a cache as `owner` still runs."""

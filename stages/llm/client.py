@@ -84,8 +84,6 @@ class Client:
         for sample in range(self.resamples + 1 if role.temp else 1):  # greedy decoding repeats itself
             call = self.request(role, messages, seed if sample == 0 else seed_of(seed, sample), schema)
             reply, stored = await self.backend.reply(call)
-            served = self.servers.served_name(role.model, reply.get("served_model"))
-            self.ledger.record(role.name, reply, stored=stored, served=served)
             found, text = outcome(reply), reply["text"]
             value = None
             if found in ("ok", *role.accept):
@@ -93,7 +91,8 @@ class Client:
                     value = parse(text)
                 except ValueError as e:
                     found, text = "unreadable", f"{e}: {text}"
-            self.ledger.record_outcome(role.name, found)
+            served = self.servers.served_name(role.model, reply.get("served_model"))
+            self.ledger.record(role.name, reply, found, stored=stored, served=served)
             if found in role.accept:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
         raise CallFailed(found, text)

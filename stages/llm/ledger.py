@@ -33,18 +33,15 @@ class Ledger:
         self.failed: list[dict[str, Any]] = []
         self._start = time.monotonic()
 
-    def record(self, role: str, reply: Reply, *, stored: bool, served: str) -> None:
-        """Count a reply. `stored`: it was in the cache; `served`: what its server calls the model."""
+    def record(self, role: str, reply: Reply, outcome: str, *, stored: bool, served: str) -> None:
+        """Count a reply and what came of it. `stored`: it was in the cache; `served`: its server's name of the model."""
         calls = self.roles.setdefault(role, Calls())
         calls.usage.append(tuple(reply.get(name) for name in COUNTS))
+        calls.outcomes[outcome] += 1
         calls.served[served] += 1
         self.calls += 1
         self.stored += stored
         self.paid += 0.0 if stored else reply.get("cost_usd") or 0.0
-
-    def record_outcome(self, role: str, outcome: str) -> None:
-        """Count what came of a reply."""
-        self.roles[role].outcomes[outcome] += 1
 
     def record_failure(self, item: str, role: str, error: CallFailed) -> None:
         """Keep a call that failed, and the item it was for; `finish` writes them."""

@@ -45,23 +45,21 @@ class Turn:
     items: list[str]
     item: int | None  # the one that the turn was to reveal
     before: str  # all user turns of the path before this one
+    written: str  # ... and this one
     replied: list[str]  # all replies of the path before this turn
     note: list[int] | None  # None: the tree has no notes
     verdicts: list[Record]
-
-    @property
-    def written(self) -> str:
-        """All user turns of the path, this one too."""
-        return f"{self.before} {self.user}" if self.before else self.user
 
 
 def turn_at(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Node, nodes: dict[str, tree.Node]) -> Turn:
     """The decision at node `user` of tree `t`."""
     history = tree.history(nodes, tree.parent(user["id"]))
+    before = texts(history, "user")
     return Turn(
         tree=str(t["id"]), node=user["id"], user=user["text"], items=t.get("items", []), item=user.get("item"),
         replies={"preferred": preferred["text"], "rejected": rejected["text"]}, note=user.get("note"),
-        before=" ".join(texts(history, "user")), replied=texts(history, "assistant"), verdicts=user.get("verdicts", []),
+        before=" ".join(before), written=" ".join([*before, user["text"]]), replied=texts(history, "assistant"),
+        verdicts=user.get("verdicts", []),
     )  # fmt: skip
 
 
@@ -81,7 +79,7 @@ def recalled(t: Turn, text: str) -> int:
 
 def measure_reply(t: Turn, who: str) -> dict[str, float]:
     """Measures of one reply: words; recited and unrevealed, the items it holds and those of them not revealed before;
-    names_inference and directions, 1.0 where it speaks of a profile or notes, or has stage directions; repetition, and loops,
+    names_inference and directions, 1.0 where it speaks of a profile or notes, or has stage directions; repetition; loops,
     the share of its 3-grams that stand in earlier replies; recalled, where notes were kept."""
     text = t.replies[who]
     solid = [i for i in t.items if len(ngrams.content(i)) >= LEAST_WORDS]

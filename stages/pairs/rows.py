@@ -18,7 +18,8 @@ def held_out(trees: list[Record], val_share: float, seed: int) -> set[str]:
     return set(order[: max(1, round(val_share * len(trees)))])
 
 
-def _reply(text: str) -> list[Message]:
+def reply(text: str) -> list[Message]:
+    """A reply as the message list that TRL wants."""
     return [{"role": "assistant", "content": text}]
 
 
@@ -26,7 +27,7 @@ def sft_rows(t: Record, system: list[Message], faults: dict[str, str]) -> list[R
     """One row for every preferred reply that has no fault (by id of its user node)."""
     nodes = tree.index(t)
     return [
-        {"prompt": system + tree.history(nodes, tree.parent(node["id"])), "completion": _reply(node["text"])}
+        {"prompt": system + tree.history(nodes, tree.parent(node["id"])), "completion": reply(node["text"])}
         for _, node in sorted(nodes.items())
         if node["role"] == "preferred" and not faults.get(str(tree.parent(node["id"])))
     ]
@@ -35,11 +36,8 @@ def sft_rows(t: Record, system: list[Message], faults: dict[str, str]) -> list[R
 def pair_row(t: Record, d: Decision, system: list[Message]) -> Record:
     """The preference pair of a kept decision."""
     assert d.chosen is not None
-    return {
-        "prompt": system + tree.history(tree.index(t), d.turn.node),
-        "chosen": _reply(d.turn.replies[d.chosen]),
-        "rejected": _reply(d.turn.replies[OTHER[d.chosen]]),
-    }
+    chosen, rejected = reply(d.turn.replies[d.chosen]), reply(d.turn.replies[OTHER[d.chosen]])
+    return {"prompt": system + tree.history(tree.index(t), d.turn.node), "chosen": chosen, "rejected": rejected}
 
 
 def training_data(

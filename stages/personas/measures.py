@@ -36,20 +36,14 @@ def measures(pool: TextPool, seeds: int, encode: Encode) -> Record:
 
 def growth(pools: list[TextPool], seeds: dict[str, int]) -> list[Record]:
     """Size and acceptance of each pool by round; round 0 is what the generation starts from."""
-    sizes: dict[str, list[int]] = {}
-    rates: dict[str, list[Any]] = {}
+    rounds = 1 + max(len(pool.rounds) for pool in pools)
+    columns: dict[str, list[Any]] = {}
     for pool in pools:
-        imported = sum(t["category"] == "imported" for t in pool.texts)
-        sizes[pool.name] = [seeds[pool.name] + imported, *(r["pool"] for r in pool.rounds)]
-        rates[f"{pool.name} accepted"] = [None, *(r["acceptance"] for r in pool.rounds)]
-    return [
-        {
-            "round": n,
-            **{name: sizes_of[min(n, len(sizes_of) - 1)] for name, sizes_of in sizes.items()},
-            **{name: rates_of[n] if n < len(rates_of) else None for name, rates_of in rates.items()},
-        }
-        for n in range(max(map(len, sizes.values())))
-    ]
+        start, rest = seeds[pool.name] + sum(t["category"] == "imported" for t in pool.texts), rounds - len(pool.rounds) - 1
+        sizes = [start, *(r["pool"] for r in pool.rounds)]
+        columns[pool.name] = sizes + sizes[-1:] * rest
+        columns[f"{pool.name} accepted"] = [None, *(r["acceptance"] for r in pool.rounds), *[None] * rest]
+    return [{"round": n, **{name: values[n] for name, values in columns.items()}} for n in range(rounds)]
 
 
 def persona_map(pools: list[TextPool], vectors: dict[str, Vectors]) -> list[Record]:

@@ -36,14 +36,6 @@ def _load(source: str, revision: str, sha256: str) -> Any:
     return SentenceTransformer(str(folder), trust_remote_code=False, model_kwargs={"use_safetensors": True})
 
 
-def _installed(package: str) -> str:
-    """Folder of the weights inside an installed package."""
-    try:
-        return str(Path(importlib.import_module(package).__file__ or "").parent / "model")
-    except ImportError:
-        raise UserError(f"encoder.model: package {package} is not installed; run make setup") from None
-
-
 class Encoder:
     """A sentence encoder; every text is embedded once, however often it is asked for.
 
@@ -54,7 +46,11 @@ class Encoder:
     def __init__(self, params: EncoderParams):
         source = params.model
         if source.startswith(PACKAGE):
-            source = _installed(source.removeprefix(PACKAGE))
+            name = source.removeprefix(PACKAGE)
+            try:
+                source = str(Path(importlib.import_module(name).__file__ or "").parent / "model")
+            except ImportError:
+                raise UserError(f"encoder.model: package {name} is not installed; run make setup") from None
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
         try:
             self._model = _load(source, params.revision, params.sha256)

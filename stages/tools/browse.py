@@ -40,21 +40,13 @@ class Data:
         self.folder = folder
         self.files: list[Record] = []
 
-    def read(self, name: str, source: str | None = None) -> list[Record]:
-        """Rows of a file, none if it is not there. `source`: its name in STAGES where that stands for several."""
-        path, stage = self.folder / name, STAGES[source or name]
+    def read(self, name: str, model: str = "*") -> list[Record]:
+        """Rows of a file of STAGES, none if it is not there; of one that stands for several, that of `model`."""
+        path = self.folder / name.replace("*", model)
         rows = read_jsonl(path) if path.exists() else None
-        made_by = stage if source is None else f"{stage}@{path.stem}"
+        made_by = STAGES[name] if model == "*" else f"{STAGES[name]}@{model}"
         self.files.append({"path": str(path), "stage": made_by, "rows": None if rows is None else len(rows)})
         return rows or []
-
-    def models(self) -> list[str]:
-        """Names of the models that have conversations; none is an account of its own."""
-        found = sorted((p.stem for p in self.folder.glob("conversations/*.jsonl")), key=_rank)
-        if not found:
-            for source in ("conversations/*.jsonl", "judgements/*.jsonl"):
-                self.files.append({"path": str(self.folder / source), "stage": STAGES[source], "rows": None})
-        return found
 
 
 def _rank(model: str) -> tuple[int, str]:
@@ -112,11 +104,10 @@ def with_text(decisions: list[Record], trees: list[Record]) -> list[Record]:
 
 def cases(data: Data) -> tuple[list[str], list[Record]]:
     """(models, one record a persona: every model's conversation with its judgements)."""
-    models = data.models()
+    models = sorted((p.stem for p in data.folder.glob("conversations/*.jsonl")), key=_rank)
     found: dict[str, Record] = {}
-    for model in models:
-        said = data.read(f"conversations/{model}.jsonl", "conversations/*.jsonl")
-        rows = data.read(f"judgements/{model}.jsonl", "judgements/*.jsonl")
+    for model in models or ["*"]:  # that there is none is an account of its own
+        said, rows = data.read("conversations/*.jsonl", model), data.read("judgements/*.jsonl", model)
         judged = {
             (j["id"], j["turn"]): {k: j.get(k) for k in ("score", "raw", "reason")}
             for j in rows  # of several judges the first, and by the right persona

@@ -14,8 +14,14 @@ import json
 import math
 import os
 import shlex
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
 from stages.core import params, prompts
@@ -24,6 +30,7 @@ from stages.core.cli import parser, run
 from stages.core.files import Record, read_jsonl, read_text, root
 from stages.core.progress import Progress
 from stages.core.prompts import Message
+from stages.core.tables import Column, rows, text
 from stages.dialogue import assistant, binding, grow
 from stages.dialogue.conversation import conversation
 from stages.dialogue.transcript import Exchange
@@ -53,14 +60,17 @@ class Unknown(Exception):
 
 @dataclass
 class Need:
-    """What one role of one stage needs: replies that are stored by then, and calls to make with their tokens and seconds."""
+    """What one role of one stage needs: replies that are stored by then, and calls to make. NaN: not known."""
 
     stored: int = 0
     calls: int = 0
-    prompt: float = 0.0
-    completion: float = 0.0
-    usd: float | None = 0.0
-    seconds: float | None = 0.0
+    prompt: float = 0.0  # tokens
+    completion: float = 0.0  # tokens
+    usd: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 Needs = dict[str, Need]  # by role
@@ -75,8 +85,8 @@ class Replies:
         # by role and model: mean completion tokens, mean seconds, whether the last one had log-probabilities. A local model
         # answers at such length and as fast before its training as after it; a server only as it did itself. Columns beside
         # MAX are those of the latest reply.
-        self.means: dict[tuple[str, str], tuple[float | None, float | None, bool]] = {
-            (role, model): (tokens, seconds, logprobs is not None)
+        self.means: dict[tuple[str, str], tuple[float, float, bool]] = {
+            (role, model): (tokens or 0.0, seconds or math.nan, logprobs is not None)
             for role, model, tokens, seconds, logprobs, _ in cache.db.execute(
                 "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
                 "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
@@ -97,7 +107,7 @@ class PlannedCalls:
         self.servers = Servers(settings, {name: folder or Path(os.devnull) for name, folder in folders.items()})
         yet_to_make = [name for name, folder in folders.items() if folder is None]
         self.servers.identities.update({n: n if n == EMBEDDED else f"{n} of {stage}" for n in yet_to_make})
-        self.needs: Needs = {}
+        self.needs: Needs = defaultdict(Need)
         self._replies, self._missing = replies, missing
 
     async def reply(self, request: Request) -> tuple[Reply, bool]:
@@ -106,9 +116,8 @@ class PlannedCalls:
         stored = self._replies.cache.get(request.key)
         if stored is None and self._missing:
             raise Unknown
-        need = self.needs.setdefault(request.role.name, Need())
         if stored is not None or request.key in self._replies.asked_for:
-            need.stored += 1
+            self.needs[request.role.name] += Need(stored=1)
         else:
             self.add(request.role, request.messages)
         self._replies.asked_for.add(request.key)
@@ -117,10 +126,10 @@ class PlannedCalls:
     async def close(self, interrupted: bool) -> None:
         """Nothing is open."""
 
-    def _means(self, role: Role) -> tuple[float, float | None, bool]:
+    def _means(self, role: Role) -> tuple[float, float, bool]:
         """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
         model = "local" if role.model in self.servers.folders else role.model
-        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (None, None, True))
+        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
         return tokens or USED * role.tokens, seconds, logprobs
 
     def _stand_in(self, request: Request) -> Reply:
@@ -138,13 +147,8 @@ class PlannedCalls:
         prompt = sum(len(m["content"]) for m in messages) / 4 + 5 * len(messages)
         completion, seconds, _ = self._means(role)
         price, width = self.servers.price(role), self.servers.limits(role.model).concurrency
-        usd = price.usd(prompt, 0, completion) if price else None
-        need = self.needs.setdefault(role.name, Need())
-        need.calls += calls
-        need.prompt += calls * prompt
-        need.completion += calls * completion
-        need.usd = None if usd is None or need.usd is None else need.usd + calls * usd
-        need.seconds = None if seconds is None or need.seconds is None else need.seconds + calls * seconds / width
+        usd = price.usd(prompt, 0, completion) if price else math.nan
+        self.needs[role.name] += Need(0, calls, calls * prompt, calls * completion, calls * usd, calls * seconds / width)
 
 
 @dataclass
@@ -163,6 +167,7 @@ class Pipeline:
         import networkx
         from dvc.repo import Repo
 
+        self.load: Callable[[str, type[Any]], Any] = cache(params.load)  # once a stage, not once an arm
         self.stages: dict[str, Stage] = {}
         with Repo(config={"core": {"no_scm": True}}) as repo:
             status = repo.status()
@@ -173,9 +178,9 @@ class Pipeline:
                 given = {w.removeprefix("--"): v for w, v in itertools.pairwise(words) if w.startswith("--")}
                 self.stages[s.addressing] = Stage(given, {str(o) for o in s.outs}, s in stale)
 
-    def stale(self, name: str) -> bool:
-        """Whether stage `name` would run; one that dvc.yaml lacks would not."""
-        return name in self.stages and self.stages[name].stale
+    def stale(self, kind: str) -> list[str]:
+        """The stages of a name, or of a foreach, that would run; none of one that dvc.yaml lacks."""
+        return [name for name, stage in self.stages.items() if stage.stale and name.partition("@")[0] == kind]
 
     def path(self, stage: str, argument: str) -> Path:
         """The path that `--argument` of a stage names."""
@@ -185,10 +190,6 @@ class Pipeline:
         """The same, None where a stage has yet to make it."""
         path = self.path(stage, argument)
         return None if any(str(path) in s.outs and s.stale for s in self.stages.values()) else path
-
-    def named(self, kind: str) -> list[str]:
-        """Stages of a foreach."""
-        return [name for name in self.stages if name.partition("@")[0] == kind]
 
     def prompts(self, stage: str, *names: str) -> dict[str, prompts.Prompt]:
         """Prompt files of a stage by role."""
@@ -205,7 +206,7 @@ class Pipeline:
 
     def seeds(self, pool: str) -> list[Record]:
         """The handwritten texts of a pool."""
-        limits = params.load("seed_personas", seed_personas.Params).seed_personas
+        limits = self.load("seed_personas", seed_personas.Params).seed_personas
         return seeds.read(self.path("seed_personas", pool), limits)
 
 
@@ -219,150 +220,114 @@ class Walked(assistant.ModelUnderTest):
         return super().sees(past, message)
 
 
-async def plan_personas(line: Pipeline, replies: Replies) -> Needs:
-    """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
-    from stages.text.encoder import Encoder
+class Walk:
+    """Goes through the stages of `line` that would run and notes what each needs."""
 
-    name = "filter_personas"
-    p = params.load(name, filter_personas.Params)
-    f, speaker = p.filter_personas, filter_personas.generator(p)
-    metrics = line.path(name, "metrics")
-    last = json.loads(read_text(metrics)) if metrics.exists() else {}
-    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies, missing=True)
-    async with Client(calls, 0) as client:
-        for pool, prompt in zip(
-            ("profiles", "personalities"), line.prompts(name, "profile", "personality").values(), strict=True
-        ):
-            settings = getattr(f, pool)
-            seeds = line.seeds(pool)
-            kind = TextPool(pool, settings, prompt, seeds)
-            try:
-                with contextlib.redirect_stderr(io.StringIO()):  # its progress line
-                    await grow_pool(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
-            except* Unknown:
-                measured = last.get(pool, {}).get("acceptance", {}).get("mean")
-                share = ACCEPTANCE if measured is None else measured
-                left = (settings.target - len(kind.texts)) / (f.calls * f.per_call * max(share, 0.01))
-                likely = min(math.ceil(left), f.max_rounds - len(kind.rounds))
-                calls.add(speaker, chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call), likely * f.calls)
-    return calls.needs
+    def __init__(self, line: Pipeline, replies: Replies):
+        self.line, self.replies = line, replies
+        self.needs: dict[str, Needs] = {}  # by stage
 
+    def client(
+        self, stage: str, p: Any, resamples: int, missing: bool = False, models: dict[str, Path | None] | None = None
+    ) -> Client:
+        """A client whose calls are counted. `p`: with section llm; `models`: local ones beside the base model."""
+        folders = {EMBEDDED: self.line.made(stage, "base"), **(models or {})}
+        calls = PlannedCalls(stage, p.llm, folders, self.replies, missing)
+        self.needs[stage] = calls.needs
+        return Client(calls, resamples)
 
-async def plan_roleplay(line: Pipeline, replies: Replies, progress: Progress) -> Needs:
-    """roleplay, walked through."""
-    p = params.load("roleplay", roleplay.Params)
-    texts = line.prompts("roleplay", "user", "inducer", "preferred", "rejected", "verifier")
-    number = params.load("filter_personas", filter_personas.Params).filter_personas.train
-    calls = PlannedCalls("roleplay", p.llm, {EMBEDDED: line.made("roleplay", "base")}, replies)
-    async with Client(calls, p.roleplay.resamples) as client:
-        for person in line.personas("roleplay", number):
-            await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)
-            progress.step()
-    return calls.needs
+    async def personas(self, name: str) -> None:
+        """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
+        from stages.text.encoder import Encoder
 
+        p = self.line.load(name, filter_personas.Params)
+        f, speaker, metrics = p.filter_personas, filter_personas.generator(p), self.line.path(name, "metrics")
+        last = json.loads(read_text(metrics)) if metrics.exists() else {}
+        texts = self.line.prompts(name, "profile", "personality")
+        async with self.client(name, p, 0, missing=True) as client:
+            for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
+                seeds = self.line.seeds(pool)
+                kind = TextPool(pool, getattr(f, pool), prompt, seeds)
+                try:
+                    with contextlib.redirect_stderr(io.StringIO()):  # its progress line
+                        await grow_pool(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
+                except* Unknown:
+                    measured = last.get(pool, {}).get("acceptance", {}).get("mean")
+                    share = max(ACCEPTANCE if measured is None else measured, 0.01)
+                    left = (kind.settings.target - len(kind.texts)) / (f.calls * f.per_call * share)
+                    likely = min(math.ceil(left), f.max_rounds - len(kind.rounds)) * f.calls
+                    asked = chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call)
+                    assert isinstance(client.backend, PlannedCalls)
+                    client.backend.add(speaker, asked, likely)
 
-async def plan_converse(line: Pipeline, name: str, replies: Replies, progress: Progress) -> tuple[Needs, list[Record]]:
-    """converse with one model, walked through, and what it gives the judge."""
-    p = params.load("converse", converse.Params)
-    texts, arm = line.prompts(name, "user", "system"), line.stages[name].arguments
-    f = params.load("filter_personas", filter_personas.Params).filter_personas
-    model, folder = binding.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
-    if arm["model"] == binding.LOCAL:
-        folder = line.made(name, "weights")
-    folders = {EMBEDDED: line.made(name, "base"), binding.UNDER_TEST: folder}
-    calls = PlannedCalls(name, p.llm, folders, replies)
-    async with Client(calls, p.converse.resamples) as client:
-        tested = Walked(p.converse, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
-        user, c = User(client, p.user, texts["user"]), p.converse
-        talks = []
-        for person in line.personas(name, f.eval_profiles * f.eval_personalities):
-            talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
-            progress.step()
-    return calls.needs, talks
+    async def roleplay(self, name: str, number: int, progress: Progress) -> None:
+        """roleplay of so many personas."""
+        p = self.line.load(name, roleplay.Params)
+        texts = self.line.prompts(name, *roleplay.ROLES)
+        async with self.client(name, p, p.roleplay.resamples) as client:
+            for person in self.line.personas(name, number):
+                await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)
+                progress.step()
 
+    async def converse(self, name: str, number: int, progress: Progress) -> list[Record]:
+        """converse of one arm with so many personas; the conversations, for the judge."""
+        p, line = self.line.load("converse", converse.Params), self.line
+        texts, arm, c = line.prompts(name, "user", "system"), line.stages[name].arguments, p.converse
+        model, folder = binding.bound(arm["model"], line.path(name, "weights"), line.path(name, "base"), fetch=False)
+        if arm["model"] == binding.LOCAL:
+            folder = line.made(name, "weights")
+        async with self.client(name, p, c.resamples, models={binding.UNDER_TEST: folder}) as client:
+            tested = Walked(c, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
+            user, talks = User(client, p.user, texts["user"]), []
+            for person in line.personas(name, number):
+                talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
+                progress.step()
+        return talks
 
-async def plan_calibrate(line: Pipeline, replies: Replies) -> Needs:
-    """calibrate, walked through."""
-    name = "calibrate"
-    p = params.load(name, calibrate.Params)
-    prompt = line.prompts(name, "judge")["judge"]
-    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
-    async with Client(calls, p.judge.resamples) as client:
-        for job in calibration.asked(client, p.judge, prompt, calibration.read(line.path(name, "items"))):
-            await job()
-    return calls.needs
-
-
-async def plan_judge(line: Pipeline, name: str, cases: list[Record], replies: Replies) -> Needs:
-    """judge of one model, walked through."""
-    p = params.load("judge", judge.Params)
-    prompt = line.prompts(name, "judge")["judge"]
-    calls = PlannedCalls(name, p.llm, {EMBEDDED: line.made(name, "base")}, replies)
-    async with Client(calls, p.judge.resamples) as client:
-        for job in judgings(client, p.judge, prompt, cases):
-            await job()
-    return calls.needs
+    async def judged(self, name: str, schema: type[calibrate.Params | judge.Params], jobs: Callable[..., Any]) -> None:
+        """calibrate, or judge of one arm. `jobs`: what is asked, of a client, section judge and a prompt."""
+        p = self.line.load(name.partition("@")[0], schema)
+        async with self.client(name, p, p.judge.resamples) as client:
+            for job in jobs(client, p.judge, self.line.prompts(name, "judge")["judge"]):
+                await job()
 
 
 async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
     """What each stage that asks models needs. A stage that would not run needs nothing."""
-    needs: dict[str, Needs] = {}
-    if line.stale("filter_personas"):
-        needs["filter_personas"] = await plan_personas(line, replies)
-    f = params.load("filter_personas", filter_personas.Params).filter_personas
-    arms = [name for name in line.named("converse") if line.stale(name)]
-    number = f.train * line.stale("roleplay") + f.eval_profiles * f.eval_personalities * len(arms)
+    walk = Walk(line, replies)
+    for name in line.stale("filter_personas"):
+        await walk.personas(name)
+    f = line.load("filter_personas", filter_personas.Params).filter_personas
+    trees, cases = f.train * len(line.stale("roleplay")), f.eval_profiles * f.eval_personalities
     talks: dict[str, list[Record]] = {}
-    with Progress("plan: conversations", number) as progress:
-        if line.stale("roleplay"):
-            needs["roleplay"] = await plan_roleplay(line, replies, progress)
-        if line.stale("calibrate"):
-            needs["calibrate"] = await plan_calibrate(line, replies)
-        for name in arms:
-            needs[name], talks[name] = await plan_converse(line, name, replies, progress)
-    for name in line.named("judge"):
-        if line.stale(name):
-            talk = name.replace("judge", "converse")
-            cases = talks[talk] if talk in talks else read_jsonl(line.path(name, "conversations"))
-            needs[name] = await plan_judge(line, name, cases, replies)
-    return needs
+    with Progress("plan: conversations", trees + cases * len(line.stale("converse"))) as progress:
+        for name in line.stale("roleplay"):
+            await walk.roleplay(name, f.train, progress)
+        for name in line.stale("calibrate"):
+            items = calibration.read(line.path(name, "items"))
+            await walk.judged(name, calibrate.Params, partial(calibration.asked, items=items))
+        for name in line.stale("converse"):
+            talks[name] = await walk.converse(name, cases, progress)
+    for name in line.stale("judge"):
+        made = talks.get(name.replace("judge", "converse"))
+        of = read_jsonl(line.path(name, "conversations")) if made is None else made
+        await walk.judged(name, judge.Params, partial(judgings, cases=of))
+    return walk.needs
 
 
-def planned(line: Pipeline) -> dict[str, Needs]:
-    """The plan of the current params; nothing is asked, nothing is stored."""
-    with Cache(root()) as cache:
-        return run_async(plan(line, Replies(cache)))
+COLUMNS: list[Column] = [
+    ("stage", "stage", str), ("role", "role", str), ("stored", "stored", str), ("to ask", "calls", str),
+    ("prompt tokens", "prompt", "{:.0f}".format), ("completion tokens", "completion", "{:.0f}".format),
+    ("USD", "usd", lambda usd: "unknown" if math.isnan(usd) else f"{usd:.2f}"),
+    ("time", "seconds", lambda seconds: "unknown" if math.isnan(seconds) else tqdm.format_interval(seconds)),
+]  # fmt: skip
 
 
 def table(needs: dict[str, Needs]) -> str:
-    """The plan as text."""
-    from tqdm import tqdm
-
-    head = ["stage", "role", "stored", "to ask", "prompt tokens", "completion tokens", "USD", "time"]
-    rows = [head]
-    every = [need for roles in needs.values() for need in roles.values()]
-    named = [(stage, name, need) for stage, roles in needs.items() for name, need in roles.items()]
-    for stage, name, need in [*named, ("all", "", total(every))]:
-        rows.append(
-            [
-                stage, name, str(need.stored), str(need.calls), f"{need.prompt:.0f}", f"{need.completion:.0f}",
-                "unknown" if need.usd is None else f"{need.usd:.2f}",
-                "unknown" if need.seconds is None else tqdm.format_interval(need.seconds),
-            ]
-        )  # fmt: skip
-    widths = [max(len(r[i]) for r in rows) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(r, widths, strict=True))) for r in rows
-    )
-
-
-def total(needs: list[Need]) -> Need:
-    """Sum; None where a part is unknown."""
-    sums = Need()
-    for f in fields(Need):
-        values = [getattr(n, f.name) for n in needs]
-        setattr(sums, f.name, None if None in values else sum(values))
-    return sums
+    """The plan as text, the sum last."""
+    named = [(stage, role, need) for stage, roles in needs.items() for role, need in roles.items()]
+    every = [*named, ("all", "", sum((need for _, _, need in named), Need()))]
+    return text(rows(COLUMNS, [{"stage": stage, "role": role, **vars(need)} for stage, role, need in every]), left=2)
 
 
 def main() -> None:
@@ -371,19 +336,15 @@ def main() -> None:
     arguments.add_argument("-S", dest="words", metavar="KEY=VALUE", action="append", default=[], help="as of dvc exp run")
     given = arguments.parse_args()
     with preset.applied(given.preset, given.words) if given.preset or given.words else contextlib.nullcontext():
-        show()
-
-
-def show() -> None:
-    """Print the plan of the current params."""
-    line = Pipeline()
-    print(table(planned(line)))
-    trained = [name for name in ("sft", "dpo") if line.stale(name)]
-    print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
-    print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
-    print("stored: in the cache by then, also what a line above it will have asked for.")
-    for note in check.keyless(params.load_yaml("params.yaml")):
-        print(note)
+        line = Pipeline()
+        with Cache(root()) as cache:
+            print(table(run_async(plan(line, Replies(cache)))))
+        trained = ", ".join(name for name in ("sft", "dpo") if line.stale(name)) or "none"
+        print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
+        print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+        print("stored: in the cache by then, also what a line above it will have asked for.")
+        for note in check.keyless(params.load_yaml("params.yaml")):
+            print(note)
 
 
 if __name__ == "__main__":

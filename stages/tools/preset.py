@@ -14,15 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from stages.core import params
-from stages.core.cli import UserError, one_line, run
+from stages.core.cli import UserError, one_line, parser, run
 from stages.tools import check
 
 FOLDER = Path("presets")
 _KEY = re.compile(r"[A-Za-z_][\w-]*")
-_PLAIN = re.compile(r"[A-Za-z_/][\w./:+@-]*", re.A)  # what the grammar reads as a string, but for:
-_RESERVED = ("true", "false", "null", "inf", "nan")
 
 
 def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -43,8 +42,7 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     overrides = nested(given)
     whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
     assert isinstance(whole, dict)
-    faults = check.check(whole)  # type: ignore[arg-type]
-    if faults:
+    if faults := check.check(whole):  # type: ignore[arg-type]
         raise UserError(f"{path}: {'; '.join(faults)}")
     return overrides, whole  # type: ignore[return-value]
 
@@ -85,8 +83,6 @@ def spelled(value: Any) -> str:
         return "[" + ",".join(map(spelled, value)) + "]"
     if not isinstance(value, str):
         return json.dumps(value)
-    if _PLAIN.fullmatch(value) and value.lower() not in _RESERVED:
-        return value
     return str(QuotedString(value, Quote.single).with_quotes())
 
 
@@ -103,28 +99,6 @@ def words(name: str) -> list[str]:
     return found
 
 
-def changed(whole: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
-    """Params with changes given as to `dvc exp run -S`. Raises UserError for what DVC or params.yaml would not take."""
-    from dvc.exceptions import DvcException
-    from dvc.utils.hydra import apply_overrides
-    from omegaconf import OmegaConf
-
-    if not changes:
-        return whole
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "params.yaml"
-        OmegaConf.save(OmegaConf.create(whole), file)
-        try:
-            apply_overrides(file, list(changes))
-        except DvcException as e:
-            raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
-        made: dict[str, Any] = params.load_yaml(str(file))
-    before = check.check(whole)
-    if faults := [fault for fault in check.check(made) if fault not in before]:
-        raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
-    return made
-
-
 @contextmanager
 def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     """A folder that is this repository with other params, as the current one; nothing of the repository changes.
@@ -132,11 +106,15 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
     Args:
         name: of the preset whose params it has; None: those of params.yaml.
         changes: to them, `key=value` as `dvc exp run -S` takes them, without sweeps.
+    Raises:
+        UserError: a change that DVC or params.yaml would not take.
     """
+    from dvc.exceptions import DvcException
+    from dvc.utils.hydra import apply_overrides
     from omegaconf import OmegaConf
 
-    whole = changed(load(name)[1] if name else params.load_yaml("params.yaml"), changes)
-    here = Path.cwd()
+    whole = load(name)[1] if name else params.load_yaml("params.yaml")
+    here, before = Path.cwd(), check.check(whole)
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         (scratch / ".dvc").mkdir()
@@ -144,20 +122,19 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             if entry.name not in ("params.yaml", ".dvc", ".git", "tmp"):
                 (scratch / entry.relative_to(here)).symlink_to(entry)
         OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
-        before = os.environ.get("DVC_ROOT")
-        with chdir(scratch):
-            os.environ.setdefault("DVC_ROOT", str(here))  # where the stored replies are
+        # DVC_ROOT: where the stored replies are
+        with chdir(scratch), patch.dict(os.environ, {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here))}):
             try:
-                yield
-            finally:
-                if before is None:
-                    del os.environ["DVC_ROOT"]
+                apply_overrides("params.yaml", list(changes))
+            except DvcException as e:
+                raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+            if faults := [fault for fault in check.check() if fault not in before]:
+                raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
+            yield
 
 
 def main() -> None:
-    import argparse
-
-    a = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    a = parser(__doc__)
     a.add_argument("name", help="presets/NAME.yaml")
     name = a.parse_args().name
     try:

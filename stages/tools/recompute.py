@@ -9,14 +9,15 @@ measured against. Seed and number of resamples are those of section `eval` in pa
 Run: python -m stages.tools.recompute scores.csv [--scale 0-100] [--result eval.json] [--cases cases.jsonl]
 """
 
-import argparse
 from pathlib import Path
 
 from stages.core import params
-from stages.core.cli import run
+from stages.core.cli import parser, run
 from stages.core.files import write_json, write_jsonl
-from stages.evaluation.result import SCALE, cases, score_results
-from stages.evaluation.scores import Scale, read_foreign
+from stages.evaluation.inputs import Calibration, read_scores
+from stages.evaluation.judge_free import JudgeFree
+from stages.evaluation.result import case_rows, evaluation
+from stages.evaluation.scores import Scale
 from stages.evaluation.settings import Eval
 from stages.evaluation.table import table
 
@@ -28,19 +29,19 @@ class Params(params.Section):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("scores", type=Path, help="read: .csv, or else JSON Lines")
-    p.add_argument("--scale", default=SCALE, metavar="LOW-HIGH", help=f"lowest and highest score ({SCALE})")
+    p.add_argument("--scale", default="1-5", metavar="LOW-HIGH", help="lowest and highest score (1-5)")
     p.add_argument("--result", type=Path, metavar="PATH", help="written: what eval writes of the scores")
     p.add_argument("--cases", type=Path, metavar="PATH", help="written: every case")
     a = p.parse_args()
     scale = Scale.read(a.scale)
-    scores = read_foreign(a.scores, scale)
-    result, judges, _ = score_results(scores, params.load("eval", Params).eval, {}, set(), scale)
+    scores = read_scores(a.scores, scale)
+    result = evaluation(scores, params.load("eval", Params).eval, scale, Calibration(), JudgeFree())
     if a.result:
         write_json(a.result, result)
     if a.cases:
-        write_jsonl(a.cases, cases(scores, judges, {}))
+        write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], {}))
     print(table(result))
 
 

@@ -3,7 +3,6 @@
 Run: python -m stages.tools.replies size | prune --days N | export FILE.jsonl.gz | import FILE.jsonl.gz
 """
 
-import argparse
 import gzip
 import json
 import os
@@ -12,8 +11,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stages.core.cli import UserError, run
+from stages.core.cli import UserError, parser, run
 from stages.core.files import root
+from stages.core.tables import text
 from stages.llm.cache import COLUMNS, INSERT, Cache
 
 
@@ -69,7 +69,7 @@ def merge(db: sqlite3.Connection, path: Path) -> int:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     verbs = p.add_subparsers(dest="verb", required=True)
     verbs.add_parser("size", help="what is stored and what it cost, by stage, role and model")
     verbs.add_parser("prune", help="drop old replies").add_argument("--days", type=float, required=True)
@@ -78,15 +78,12 @@ def main() -> None:
     a = p.parse_args()
     with Cache(root()) as cache:
         if a.verb == "size":
-            found = size(cache.db)
-            for stage, role, model, n, tokens, usd in found:
-                cost = "cost unknown" if usd is None else f"{usd:.4f} USD"
-                print(f"{stage:16} {role:16} {model[:24]:24} {n:8} replies {tokens or 0:10} tokens {cost:>14}")
-            known = sum(row[5] or 0 for row in found)
-            megabytes = cache.path.stat().st_size / 1e6
-            print(
-                f"{cache.path}: {sum(r[3] for r in found)} replies, {megabytes:.1f} MB, {known:.4f} USD not to be paid again"
-            )
+            found, megabytes = size(cache.db), cache.path.stat().st_size / 1e6
+            costs = ["cost unknown" if row[5] is None else f"{row[5]:.4f} USD" for row in found]
+            lines = [[*(str(v or 0)[:24] for v in row[:5]), cost] for row, cost in zip(found, costs, strict=True)]
+            print(text([["stage", "role", "model", "replies", "completion tokens", "cost"], *lines], left=3))
+            known, stored = sum(row[5] or 0 for row in found), sum(row[3] for row in found)
+            print(f"{cache.path}: {stored} replies, {megabytes:.1f} MB, {known:.4f} USD not to be paid again")
         elif a.verb == "prune":
             print(f"{prune(cache.db, a.days)} replies dropped")
         elif a.verb == "export":

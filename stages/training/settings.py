@@ -61,7 +61,7 @@ def trl_names(section: str) -> set[str]:
 
     sft, dpo, model = ({field.name for field in fields(kind)} for kind in (SFTConfig, DPOConfig, ModelConfig))
     lora = {name for name in model if name.startswith("lora_")} | {"use_rslora", "use_dora"}
-    return {"Sft": sft, "Dpo": dpo, "Train": (sft & dpo) | lora}[section]
+    return {"Sft": sft, "Dpo": dpo, "Train": (sft & dpo) - set(Optimisation.model_fields) | lora}[section]
 
 
 class Train(TrlSection):
@@ -167,6 +167,6 @@ class Dpo(Optimisation):
             key, text = "per_device_train_batch_size", "compares the pairs of a batch, so it must be at least 2"
             faults += [(key, f"{loss} {text}") for loss in sorted(losses & BY_BATCH)]
         if losses == {"sft"}:
-            faults.append(("loss_type", "sft alone never looks at the rejected reply; that is the stage sft"))
+            faults.append(("loss_type", "sft alone never reads the rejected reply; that is the stage sft"))
         self.reject(faults)
         return self

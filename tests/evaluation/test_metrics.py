@@ -1,11 +1,10 @@
-"""Metrics: the identities of the method, intervals, p-values, and what a planted effect does to each measure."""
+"""Metrics: the identities of the method, comparisons of paired replies, and what a planted effect does to each measure."""
 
 import math
-from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmarks.metrics import coverage
@@ -87,7 +86,6 @@ def test_missing_turns_and_cases_are_left_out():
 
 def test_bootstrap_draws_whole_profiles():
     times = statistics.resamples(3, 500, seed=1)
-    assert times.shape == (500, 3) and set(times.sum(1).tolist()) == {3} and len(np.unique(times, axis=0)) == 10
     scores = np.array([[1.0, 2.0], [3.0, NAN], [5.0, 1.0], [2.0, 2.0]])
     drawn = metrics.resampled_alignment(scores, ["a", "a", "b", "c"], 500, seed=1)
     cases = times[:, [0, 0, 1, 2]]
@@ -96,20 +94,14 @@ def test_bootstrap_draws_whole_profiles():
     assert np.allclose(drawn[:, 1], second, equal_nan=True)
 
 
-def test_fewer_clusters_give_wider_intervals():
-    values = np.random.default_rng(1).normal(size=100_000)
-    widths = [np.diff(statistics.interval(values, clusters))[0] for clusters in (3, 10, 20, 10**6)]
-    assert widths == sorted(widths, reverse=True) and widths[-1] == pytest.approx(2 * 1.96, abs=0.05)
-    assert widths[2] == pytest.approx(2 * 2.093 * math.sqrt(20 / 19), abs=0.05)  # Student's t with 19 degrees of freedom
-    assert statistics.interval(values, 1) == [None, None] and statistics.interval(np.array([NAN]), 9) == [None, None]
-
-
 def test_a_comparison_is_on_the_replies_both_have():
     a = np.array([[5.0, 1.0], [4.0, NAN], [NAN, NAN]])
     b = np.array([[1.0, NAN], [2.0, 5.0], [3.0, 3.0]])
-    value, ci = metrics.estimate(metrics.difference, [a, b], ["x", "y", "z"], 200, 1)
+    infer = metrics.Inference(["x", "y", "z"], 200, 1)
+    value, ci = infer.estimate(metrics.difference, a, b)
     assert value == 3.0 and ci == [2.0, 4.0]
-    assert metrics.estimate(metrics.difference, [a, b * NAN], ["x", "y", "z"], 20, 1) == (None, [None, None])
+    assert infer.estimate(metrics.difference, a, b * NAN) == (None, [None, None])
+    assert infer.estimate(metrics.curve, a)[0] == [4.5, 1.0]
 
 
 def test_measures_of_two_and_three_curves():
@@ -118,49 +110,6 @@ def test_measures_of_two_and_three_curves():
     assert metrics.share_of_gain(a, base, oracle) == 0.5
     assert np.isnan(metrics.share_of_gain(a, base, base)) and np.isnan(metrics.relative(a, base * 0))
     assert metrics.gain_of_personalisation(oracle, a, a, base) == 0
-
-
-@given(st.lists(st.floats(-4, 4).map(lambda v: round(v, 3)), min_size=1, max_size=7), st.integers(1, 3))
-@settings(max_examples=30)
-def test_sign_flips_of_few_clusters_are_exact(effects, per_cluster):
-    clusters = [str(n) for n in range(len(effects)) for _ in range(per_cluster)]
-    differences = np.repeat(np.array(effects), per_cluster)[:, None] * np.ones((1, 2))
-    flips = [abs(sum(s * e for s, e in zip(signs, effects, strict=True))) for signs in product((1, -1), repeat=len(effects))]
-    expected = sum(f >= abs(sum(effects)) - 1e-9 for f in flips) / len(flips)
-    assert statistics.sign_flip(differences, clusters, 10, 1) == expected
-
-
-def test_sign_flips_of_many_clusters_are_drawn_and_never_give_zero():
-    rng = np.random.default_rng(1)
-    clusters = [str(n // 2) for n in range(40)]
-    assert statistics.sign_flip(np.ones((40, 3)), clusters, 999, 1) == 1 / 1000
-    noise = rng.normal(size=(40, 3))
-    assert 0.02 < statistics.sign_flip(noise - noise.mean(), clusters, 999, 1) <= 1
-    assert statistics.sign_flip(np.full((4, 2), NAN), list("abcd"), 9, 1) is None
-    assert statistics.sign_flip(np.zeros((4, 2)), list("abcd"), 9, 1) == 1.0
-
-
-def test_p_values_are_uniform_where_nothing_is_planted():
-    rng = np.random.default_rng(2)
-    clusters = [str(n // 3) for n in range(24)]
-    drawn = []
-    for _ in range(400):
-        drawn.append(statistics.sign_flip(rng.normal(0, 1, (8, 1)).repeat(3, 0) + rng.normal(0, 1, (24, 1)), clusters, 0, 1))
-    assert 0.02 <= np.mean(np.array(drawn) <= 0.05) <= 0.08 and 0.4 <= np.mean(np.array(drawn) <= 0.5) <= 0.6
-
-
-def test_holm():
-    assert statistics.holm([0.01, 0.04, None, 0.03]) == pytest.approx([0.03, 0.06, None, 0.06], nan_ok=True)
-    assert statistics.holm([0.9, 0.8]) == [1.0, 1.0] and statistics.holm([]) == []
-
-
-def test_krippendorffs_own_example():
-    """Krippendorff (2011), Computing Krippendorff's Alpha-Reliability: four observers, twelve units, interval 0.849."""
-    observers = ["1 2 3 3 2 1 4 1 2 . . .", "1 2 3 3 2 2 4 1 2 5 . 3", ". 3 3 3 2 3 4 2 2 5 1 .", "1 2 3 3 2 4 4 1 2 5 1 ."]
-    ratings = np.array([[NAN if v == "." else float(v) for v in o.split()] for o in observers]).T
-    assert statistics.agreement(ratings) == pytest.approx(0.849, abs=5e-4)
-    assert statistics.agreement(ratings[:, [0, 0]]) == 1.0
-    assert statistics.agreement(np.array([[1.0, NAN], [NAN, 2.0]])) is None and statistics.agreement(np.ones((3, 2))) is None
 
 
 # a planted effect: what the models do to scores against the right and a wrong persona, by turn
@@ -191,24 +140,22 @@ def test_a_planted_effect_is_ranked_right_by_what_claims_to_see_it(planted):
     profiles, made = planted
     ir = {m: metrics.improvement(metrics.alignment(right))["ir"] for m, (right, _) in made.items()}
     assert ir["adapting"] > 0.1 > max(abs(ir["flat"]), abs(ir["flattering"])) and ir["decaying"] < -0.08
-    _, (low, high) = metrics.estimate(metrics.slopes, [made["flattering"][0]], profiles, 1000, 1)
+    infer = metrics.Inference(profiles, 1000, 1)
+    _, (low, high) = infer.estimate(metrics.slopes, made["flattering"][0])
     assert low < 0 < high
 
-    def against(measure, *arrays):
-        return metrics.estimate(measure, arrays, profiles, 1000, 1)
-
     base, oracle = made["base"], made["oracle"]
-    gains = {m: against(metrics.difference, right, base[0]) for m, (right, _) in made.items()}
+    gains = {m: infer.estimate(metrics.difference, right, base[0]) for m, (right, _) in made.items()}
     assert gains["flattering"][1][0] > 0 and gains["adapting"][1][0] > 0 and gains["flat"][1][0] < 0 < gains["flat"][1][1]
-    assert statistics.sign_flip(made["adapting"][0] - base[0], profiles, 999, 1) < 0.01
-    assert statistics.sign_flip(made["flat"][0] - base[0], profiles, 999, 1) > 0.05
+    assert infer.p_value(made["adapting"][0] - base[0]) < 0.01
+    assert infer.p_value(made["flat"][0] - base[0]) > 0.05
 
     # personalisation proper: flattery gained most of the score, and none of this
-    proper = {m: against(metrics.gain_of_personalisation, *both, *base) for m, both in made.items()}
+    proper = {m: infer.estimate(metrics.gain_of_personalisation, *both, *base) for m, both in made.items()}
     assert proper["oracle"][0] > proper["adapting"][0] > proper["decaying"][0] > proper["flattering"][0] + 0.1
     assert proper["flattering"][1][0] < 0 < proper["flattering"][1][1] and proper["adapting"][1][0] > 0
 
-    shares = {m: against(metrics.share_of_gain, right, base[0], oracle[0])[0] for m, (right, _) in made.items()}
+    shares = {m: infer.estimate(metrics.share_of_gain, right, base[0], oracle[0])[0] for m, (right, _) in made.items()}
     assert shares["oracle"] == 1 and shares["base"] == 0 and shares["adapting"] == pytest.approx(0.75 / 1.9, abs=0.1)
 
 

@@ -78,8 +78,10 @@ def test_one_request_the_server_falls_over_does_not_stop_the_others(server):
 
 @pytest.mark.parametrize(
     "answer",
-    [raw(200, b'{"choices": ['), raw(200, b""), raw(200, b"<html>busy</html>", Content_Type="text/html"),
-     raw(200, b"[]"), raw(200, b"null"), (200, {"object": "error"}), (200, {"choices": None}), (200, {"choices": [{}]}), (200, {"choices": [None]})],
+    [raw(200, b'{"choices": ['), raw(200, b""),
+     raw(200, b"<html>busy</html>", Content_Type="text/html"),
+     raw(200, b"[]"), raw(200, b"null"), (200, {"object": "error"}),
+     (200, {"choices": None}), (200, {"choices": [{}]}), (200, {"choices": [None]})],
 )  # fmt: skip
 def test_an_answer_that_is_no_completion_is_failed(server, answer):
     server.reply = lambda body: answer

@@ -19,8 +19,7 @@ def test_sums_by_role_and_of_all_are_the_same_whether_replies_were_stored_or_not
     for stored in (False, True):
         ledger = Ledger()
         for role in ("user", "user", "judge"):
-            ledger.record(role, reply(), stored=stored, served="tiny")
-            ledger.record_outcome(role, "ok")
+            ledger.record(role, reply(), "ok", stored=stored, served="tiny")
         found.append(ledger.metrics())
         numbers = ledger.numbers()
         assert numbers.pop("calls_per_s") > 0
@@ -33,8 +32,8 @@ def test_sums_by_role_and_of_all_are_the_same_whether_replies_were_stored_or_not
 
 def test_a_sum_with_an_unknown_part_is_unknown():
     ledger = Ledger()
-    ledger.record("user", reply(), stored=False, served="tiny")
-    ledger.record("user", reply(cached_tokens=None, cost_usd=None), stored=False, served="tiny")
+    ledger.record("user", reply(), "ok", stored=False, served="tiny")
+    ledger.record("user", reply(cached_tokens=None, cost_usd=None), "ok", stored=False, served="tiny")
     metrics = ledger.metrics()
     assert metrics["all"]["cached_tokens"] is None and metrics["user"]["cost_usd"] is None
     assert metrics["all"]["prompt_tokens"] == 14 and ledger.numbers()["cost_usd"] == 0.5

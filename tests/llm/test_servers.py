@@ -55,7 +55,7 @@ def test_local_models_cost_nothing_and_are_not_batched(tmp_path):
     assert servers.batched(ROLE) and servers.price(ROLE).usd(1e6, 0, 1e6) == 3  # half of it
     assert servers.price(changed(ROLE, model="scripted:other")) is None
     assert servers.limits("embedded").concurrency == 8
-    with pytest.raises(UserError, match="endpoint 'nowhere': not among llm.endpoints"):
+    with pytest.raises(UserError, match=r"endpoint 'nowhere': not among llm\.endpoints"):
         servers.limits("nowhere:tiny")
 
 

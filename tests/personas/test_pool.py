@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 from fakes import FakeClient, encode, prompt, section
 
-from stages.llm.settings import Role
+from stages.llm.settings import Speaker, role
 from stages.personas.persona import facts, traits
 from stages.personas.pool import TextPool, chat, compose, grow, parse
 from stages.personas.settings import FilterPersonas, Pool
 
 POOL = Pool(target=4, threshold=0.8, min_items=3, items=8, item_chars=40)
 SEEDS = [{"text": f"I own seed{n}. I keep s{n}. I ride b{n}.", "category": "work"} for n in range(3)]
-ONE_LINE = Role(
-    name="generator", model="x", temp=1.0, top_p=1.0, penalty=0.0, tokens=60, stop=("\n",), accept=("ok", "truncated")
-)
+ONE_LINE = role(section(Speaker, "generator"), "generator", stop=("\n",), accept=("ok", "truncated"))
 
 
 def test_items_that_cannot_stand_are_dropped_and_counted():

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pages
 import pytest
-from conftest import ROOT, Done, Server, reply_to
+from conftest import ROOT, Done
 from omegaconf import DictConfig, OmegaConf
 from pages import PAGES, blocks, commands, inline, section
 from repository import PEOPLE, commit, conversation, jsonl, ran, repository, sh, shell
-from test_chat import streamed
 
 from stages.core import params
 from stages.tools import check, preset
@@ -45,8 +44,8 @@ NOT_RUN = {
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
     ),
     "wants eight GPUs": (
-        "dvc exp run -S \"train.launch='accelerate launch --config_file presets/accelerate/fsdp8.yaml -m'\" -S train.lora_r=0 "
-        "-S train.dtype=bfloat16 -S train.gguf=none -S train.attn_implementation=flex_attention "
+        "dvc exp run -S \"train.launch='accelerate launch --config_file presets/accelerate/fsdp8.yaml -m'\" "
+        "-S train.lora_r=0 -S train.dtype=bfloat16 -S train.gguf=none -S train.attn_implementation=flex_attention "
         "-S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=24 "
         "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=24",
     ),
@@ -327,17 +326,6 @@ def experiment(folder: Path, url: str, *stages: str, arms: Sequence[str]) -> Non
     with_origin(folder)
 
 
-def talking(server: Server, folder: Path) -> dict[str, str]:
-    """How a page's chats are said: a person types a line, and a server answers in the place of the weights."""
-    server.reply = lambda body: streamed("hello there") if body.get("stream") else reply_to(body)
-    (folder.parent / "sitecustomize.py").write_text(
-        "from stages.common import engine\n"
-        f"engine.start = lambda folder, **_: engine.Engine({server.url!r}, folder.name, 'key', None)\n"
-    )
-    typed = f"printf 'Hi\\n/quit\\n' | PYTHONPATH={folder.parent}:{folder}"
-    return {"make chat": f"{typed} make chat", "python -m stages.tools.chat": f"{typed} python -m stages.tools.chat"}
-
-
 def finished(folder: Path) -> Callable[[], None]:
     """Waits for the queue."""
 
@@ -366,7 +354,7 @@ def test_tutorial(server, tmp_path):
 
     said = walk(
         here, "tutorial",
-        said_as={"/srv/dvc-store": str(tmp_path / "store"), **talking(server, here)},
+        said_as={"/srv/dvc-store": str(tmp_path / "store")},
         then={"git diff --stat": undo, "dvc queue start": finished(here)},
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
@@ -387,7 +375,6 @@ def test_tutorial(server, tmp_path):
     assert "Data and pipelines are up to date" in status
     assert (tmp_path / "copy/models/dpo/params.yaml").exists()
     assert "beta-1" in sh(tmp_path / "copy", "dvc", "exp", "list", "--all-commits")
-    assert "dpo> hello" in said["make chat"].stdout and "base> hello" in said["make chat"].stdout
 
 
 @pytest.mark.slow
@@ -408,10 +395,7 @@ def test_experiments(server, tmp_path):
 def test_README(server, tmp_path):
     here = tmp_path / "repo"
     experiment(here, server.url, "converse", "judge", arms=("base",))
-    (here / "models/sft").mkdir()  # for its name in the chat
-    said = walk(
-        here, "README", but=["tutorial", "api_roles"], said_as=talking(server, here),
-    )  # fmt: skip
+    said = walk(here, "README", but=["tutorial", "api_roles"])
     assert ran(said["dvc exp run -S dpo.beta=0.2"])[0] == "dpo"
     assert ran(said["dvc exp run -S 'arms.base.prompt=remind'"]) == ["converse@base", "judge@base"]
     assert "arms.base.prompt" in said["dvc params diff; dvc metrics diff; dvc plots diff"].stdout

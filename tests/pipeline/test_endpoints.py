@@ -6,9 +6,11 @@ import shlex
 import subprocess
 from collections import Counter
 
+import pytest
 from conftest import Server, complains, completion
 from omegaconf import OmegaConf
 from pages import blocks, commands
+from repository import as_dvc_sees_it
 
 PEOPLE = [
     {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
@@ -34,12 +36,16 @@ def test_no_command_of_the_page_is_left_out():
     assert commands("endpoints") == [line for heading in run for line in commands("endpoints", heading)]
 
 
-def test_the_page_checks_and_plans_before_it_asks(planned):
-    planned.set(llm__endpoints=ENDPOINTS, **{k.replace(".", "__"): v for k, v in settings_of_the_page().items()})
+@pytest.mark.slow
+def test_the_page_checks_and_plans_before_it_asks(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    as_dvc_sees_it(project)
+    project.set(filter_personas__train=4, filter_personas__eval_profiles=2, roleplay__turns=3, converse__turns=3)
+    project.set(llm__endpoints=ENDPOINTS, **{k.replace(".", "__"): v for k, v in settings_of_the_page().items()})
     first, second, _ = (shlex.split(c) for c in commands("endpoints", "Roles on different"))
     assert first[:2] == second[:2] == ["python", "-m"]
-    planned._run(first[2:], check=True)
-    table = planned._run(second[2:], check=True).stdout
+    project._run(first[2:], check=True)
+    table = project._run(second[2:], check=True).stdout
     assert re.search(r"roleplay +verifier +0 +24 .* unknown", table)  # a server of one's own has no price
     assert re.search(r"judge@dpo +judge +0 +12 .* 0\.00 ", table)
 
@@ -56,7 +62,7 @@ def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
         endpoint, model = value.split(":")
         servers[endpoint].models = [*(servers[endpoint].models or []), model]
     project.set(roleplay__turns=2)
-    project._run(["stages.core.params"], check=True)
+    project._run(["stages.tools.check"], check=True)
     folder = project.folder / "data/personas"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PEOPLE))
@@ -68,7 +74,7 @@ def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
             system = body["messages"][0]["content"]
             role = next((role for words, role in WORDS.items() if system.startswith(words)), "preferred or rejected")
             asked[role, f"{name}:{body['model']}"] += 1
-    bound = {key.removeprefix("roles.").removesuffix("_model"): value for key, value in settings_of_the_page().items()}
+    bound = {re.split(r"[._]", key.removeprefix("roles."))[0]: value for key, value in settings_of_the_page().items()}
     turns = len(PEOPLE) * 2
     assert bound["preferred"] == bound["rejected"] and len(set(bound.values())) == 4
     assert asked == {
@@ -115,13 +121,8 @@ def test_start_lines_agree_with_the_endpoints_and_the_roles():
         assert endpoint == "openai" or model == served[endpoint][0]
 
 
-def answers_as(name):
-    """A server whose replies say that they are from model `name`."""
-    return lambda body: (200, {**completion("hello", body), "model": name})
-
-
 def test_a_stage_stops_before_it_has_asked_much(project, server):
-    server.reply = answers_as("cheaper")
+    server.reply = lambda body: (200, {**completion("hello", body), "model": "cheaper"})
     folder = project.folder / "data/personas"
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in PEOPLE * 10))

@@ -1,16 +1,16 @@
-"""Experiments for real: a queue of two at once, and the page that compares revisions."""
+"""Experiments for real: a queue of two at once, and one of them beside the workspace."""
 
 import csv
 import hashlib
 import io
 import json
+import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
-from conftest import ROOT, complains, reply_to
-from repository import commit, repository, sh
+from conftest import Server, reply_to
+from repository import repository, sh
 
 TEMPS = (0.4, 0.6)
 
@@ -18,8 +18,6 @@ TEMPS = (0.4, 0.6)
 @pytest.fixture(scope="module")
 def queued(tmp_path_factory):
     """Two experiments that differ in one temperature, queued, then run two at once; the workspace was edited in between."""
-    from conftest import Server
-
     server = Server()
     both, seen = threading.Event(), set()
 
@@ -83,89 +81,10 @@ def test_the_table_has_params_and_metrics_of_each(queued):
 
 
 @pytest.mark.slow
-def test_two_experiments_by_name_on_one_page(queued):
+def test_an_experiment_by_name_beside_the_workspace(queued):
     project, *_ = queued
-    names = [
-        line.split()[-1] for line in sh(project.folder, "dvc", "exp", "list", "--name-only").splitlines() if line.strip()
-    ]
-    done = project._run(["stages.common.compare", *names], check=True)
-    assert "| roles.preferred_temp |" in done.stdout and "## Prompts\n\nNo difference." in done.stdout
-    for name in names:
-        assert name in done.stdout
-
-
-def result(score: float, judge: str = "openai:gpt-4o") -> dict:
-    model = {
-        "n_cases": 3, "al": [score, score + 1], "al_ci": [[1, 2], [2, 3]], "al_mean": score + 0.5, "al_mean_ci": [1, 3],
-        "ir": 1.0, "ir_ci": [0.5, 1.5], "unscored": 0, "recognition": {"mrr_mean": 0.75, "mrr_mean_ci": [0.7, 0.8]},
-        "personalisation": {"value": 0.5, "ci": [0.25, 0.75]},
-    }  # fmt: skip
-    protocol = {"params": {"judge.model": judge}, "turns": 2}
-    return {
-        "scale": "1-5", "protocol": protocol, "models": {"base": model, "dpo": model},
-        "vs_base": {
-            "dpo": {"relative_improvement": 0.32, "ci": [0.1, 0.5], "share_of_gain": {"value": 0.5, "ci": [0.4, 0.6]}},
-        },
-    }  # fmt: skip
-
-
-@pytest.fixture
-def history(tmp_path, monkeypatch):
-    """A repository of two commits whose params, prompts, results and code differ."""
-    monkeypatch.chdir(tmp_path)
-    sh(tmp_path, "git", "init", "-q", "-b", "main")
-    for text, temp, trees, score, judge in (("Be kind.", 0.5, 18, 1.5, "a:b"), ("Be | `kind`.\n```", 5e-6, 20, 2.5, "c:d")):
-        for name, what in {
-            "prompts/user.txt": f"[system]\n{text}\n", "params.yaml": f"roles: {{user_temp: {temp}, user_model: x}}\n",
-            "results/roleplay.json": json.dumps({"trees": trees, "told": score, "calls": {"all": {"calls": trees}}}),
-            "results/eval.json": json.dumps(result(score, judge)), "stages/eval.py": f"x = {score}\n",
-            "results/plots/al.json": "[]", "results/sft_live/metrics.json": "{}",
-        }.items():  # fmt: skip
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_text(what)
-        commit(tmp_path, f"score {score}")
-    sh(tmp_path, "git", "tag", "new")
-    return tmp_path
-
-
-def test_the_page_says_what_changed(history):
-    text = compare.page(compare.version("main~1"), compare.version("new"))
-    assert "| user.temp | 0.5 | 5e-06 |" in text and "user_model" not in text.partition("## Prompts")[0]
-    assert "-Be kind.\n+Be | `kind`." in text and "--- main~1/prompts/user.txt" in text
-    assert "Changed: stages/eval.py." in text
-    assert "| roleplay: trees | 18 | 20 |" in text and "| roleplay: told | 1.5 | 2.5 |" in text
-    assert "| roleplay: calls | 18 | 20 |" in text
-    assert "| base | AL(1) | 1.5 (1 to 2) | 2.5 (1 to 2) |" in text
-    assert "| dpo | mean AL against base | +32.0 % (+10.0 % to +50.0 %) | +32.0 % (+10.0 % to +50.0 %) |" in text
-    assert "| dpo | mean MRR | 0.75 (0.7 to 0.8) |" in text and "| dpo | mean AL | 2 (1 to 3) | 3 (1 to 3) |" in text
-    assert (
-        "| dpo | share of possible gain | +50.0 % (+40.0 % to +60.0 %) |" in text and "| dpo | IR | 1 (0.5 to 1.5) |" in text
-    )
-    assert "| base | personalisation | 0.5 (0.25 to 0.75) |" in text
-    assert "Not measured in the same way: params.judge.model differ." in text
-    assert "main~1 (" in text and "score 1.5" in text
-
-
-def test_nothing_changed_is_said(history):
-    text = compare.page(compare.version("new"), compare.version("main"))
-    assert text.count("No difference.") == 6 and "Not measured" not in text
-
-
-def test_the_workspace_is_a_version_too(history):
-    Path("prompts/user.txt").write_text("[system]\nBe short.\n")
-    Path("prompts/extra.txt").write_text("[system]\nNew.\n")
-    Path("results/eval.json").unlink()
-    text = compare.page(compare.version("new"), compare.version("workspace"))
-    assert "+Be short." in text and "+++ workspace/prompts/extra.txt" in text
-    assert "| base | AL(1) | 2.5 (1 to 2) |  |" in text
-
-
-def test_an_unknown_name_is_one_line(history):
-    import subprocess
-    import sys
-
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.common.compare", "nowhere"], env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    complains(done, "'nowhere'", "no revision and no experiment")
+    name = sh(project.folder, "dvc", "exp", "list", "--name-only").split()[-1]
+    code = f"from stages.tools import against, blocks; print(''.join(blocks.markdown('', list(against.section({name!r})))))"
+    text = sh(project.folder, sys.executable, "-c", code)
+    assert "| roles.preferred_temp |" in text and name in text
+    assert "### Prompts\n\nNo difference." in text and "roleplay: " in text

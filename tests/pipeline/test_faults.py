@@ -1,4 +1,4 @@
-"""Servers that misbehave, disks that fill up and processes that are killed: nothing is lost, little is paid for twice."""
+"""Runs of role-play that are killed, run out of disk or lose their key: nothing is lost, little is paid for twice."""
 
 import json
 import os
@@ -13,8 +13,9 @@ from functools import partial
 
 import pytest
 from conftest import ROOT, Done, Project, Server, complains, completion, reply_to
+from http_faults import raw
 
-# --- whole runs of role-play, each in a process of its own -------------------------------------------------------------
+pytestmark = pytest.mark.slow
 
 PEOPLE, TURNS, TOGETHER = 8, 3, 2
 CALLS = PEOPLE * TURNS * 6  # user, inducer, two replies, two verdicts

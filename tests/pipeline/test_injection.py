@@ -5,14 +5,17 @@ import json
 import re
 
 import pytest
+from calls import ROLE, changed, settings
 from conftest import ROOT
 
 from stages import roleplay
 from stages.core import params, prompts
+from stages.dialogue import grow
 from stages.judging import judge
-from stages.llm.client import Answer, Client
-from stages.llm.endpoint import CallFailed
-from stages.llm.settings import Embedded, Llm, Role
+from stages.llm.backend import PaidCalls
+from stages.llm.client import Client
+from stages.llm.servers import Servers
+from stages.llm.settings import Embedded, Llm
 from stages.personas.persona import Persona
 from stages.weights import control_tokens
 
@@ -33,22 +36,21 @@ PAYLOADS = [
 
 
 class Scripted:
-    """Every model says what it says about anything, with `payload` in it; verifier and judge say `verdict`."""
+    """A backend whose models say what they say about anything, with `payload` in it; verifier and judge say `verdict`."""
 
     def __init__(self, payload, verdict="2"):
+        self.servers = Servers(settings(), {})
         self.payload, self.verdict, self.asked = payload, verdict, []
 
-    def batched(self, role):
-        return False
+    async def reply(self, request):
+        role = request.role.name
+        self.asked.append((role, request.messages))
+        number = sum(name == role for name, _ in self.asked)
+        text = self.verdict if role in ("verifier", "judge") else f"{role} {number} says {self.payload} so"
+        return {"text": text, "finish": "stop"}, False
 
-    async def ask(self, role, messages, seed, parse, schema=None):
-        self.asked.append((role.name, messages))
-        number = sum(name == role.name for name, _ in self.asked)
-        text = self.verdict if role.name in ("verifier", "judge") else f"{role.name} {number} says {self.payload} so"
-        try:
-            return Answer(parse(text), text, "ok", 0, {})
-        except ValueError as e:
-            raise CallFailed("unreadable", text) from e
+    async def close(self, interrupted):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +64,20 @@ def grown(texts, monkeypatch):
     monkeypatch.chdir(ROOT)
     p = params.load("roleplay", roleplay.Params)
     monkeypatch.setattr(Persona, "id", "p0")  # from the texts otherwise, and with it every draw
-    p.roleplay.turns, p.roleplay.continue_with = 3, "preferred"
-    p.roleplay.note_evidence = 0  # what is noted depends on the words, so note everything
-    p.user.history = p.roles.preferred_history = p.roles.rejected_history = 9
+    # what is noted depends on the words, so note everything
+    section = p.roleplay.model_copy(update={"turns": 3, "continue_with": "preferred", "note_evidence": 0})
+    shown = {"model": "scripted:tiny", "history": 9}
+    user = p.user.model_copy(update=shown)
+    talkers = {name: getattr(p.roles, name).model_copy(update=shown) for name in ("preferred", "rejected")}
+    others = {name: getattr(p.roles, name).model_copy(update={"model": "scripted:tiny"}) for name in ("inducer", "verifier")}
+    roles = p.roles.model_copy(update={**talkers, **others})
 
-    def grow(payload, verdict="2"):
-        client = Scripted(payload, verdict)
+    def grow_one(payload, verdict="2"):
+        backend = Scripted(payload, verdict)
         persona = Persona(f"I own a boat {payload} here. I live at sea.", "I am shy, loud, and kind.")
-        return asyncio.run(grow.whole_tree(p, client, texts, persona)), client.asked
+        return asyncio.run(grow.whole_tree(section, user, roles, Client(backend, 0), texts, persona)), backend.asked
 
-    return grow
+    return grow_one
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
@@ -103,9 +109,9 @@ def test_scores_are_read_from_the_judges_own_words(texts, payload):
     def judged(words):
         turns = [{"turn": k, "user": f"user {k} {words}", "reply": f"reply {k} {words}"} for k in (1, 2, 3)]
         case = {"id": "c", "profile": f"I fish {words}.", "personality": words, "turns": turns}
-        client = Scripted("", "3")
-        rows = asyncio.run(judge.scores(client, Role("judge", "x", 0.0, 1.0, 0.0, 4), texts["judge"], 1, case))
-        return [r["score"] for r in rows], [messages for _, messages in client.asked]
+        backend = Scripted("", "3")
+        rows = asyncio.run(judge.scores(Client(backend, 0), changed(ROLE, name="judge"), texts["judge"], 1, case))
+        return [r["score"] for r in rows], [messages for _, messages in backend.asked]
 
     scores, hostile = judged(payload)
     _, harmless = judged("harmless words")
@@ -153,11 +159,11 @@ def test_the_engine_sees_no_control_token_inside_a_message(base, tmp_path, monke
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     names = re.findall(r'"content": "(<[^"]+>)"', (base / "tokenizer.json").read_text())
     assert "<|im_end|>" in names
-    role = Role("user", "embedded", 0.0, 1.0, 0.0, 1, accept=("ok", "truncated", "empty"))
+    role = changed(ROLE, model="embedded", temp=0.0, tokens=1, accept=("ok", "truncated", "empty"))
 
     async def sizes():
         llm = Llm(conversations_in_flight=1, embedded=Embedded(concurrency=1, slots=1, context=512), endpoints={})
-        async with Client("test", llm, {"embedded": base}, 0) as client:
+        async with Client(PaidCalls("test", llm, {"embedded": base}), 0) as client:
             answers = [await client.ask(role, user(f"I say a {n} b"), 1, str) for n in ("", *names)]
             return [a.reply["prompt_tokens"] for a in answers]
 

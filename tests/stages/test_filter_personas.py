@@ -56,7 +56,7 @@ def test_an_import_with_a_lone_surrogate_is_kept(ready):
 
 
 def test_an_endpoint_that_is_not_there(ready):
-    ready.params.llm.endpoints.scripted = {"base_url": "http://127.0.0.1:9/v1", "deadline_s": 1.0}
+    ready.params.llm.endpoints.scripted = {"base_url": "http://127.0.0.1:9/v1", "deadline_s": 0.2}
     ready.write()
     complains(ready.run("filter_personas", check=False), "endpoint scripted at http://127.0.0.1:9/v1 is not there")
     assert not (ready.folder / "data/personas/train.jsonl").exists()

@@ -1,55 +1,12 @@
-"""Judge: how a score is read, expected scores, samples, several judges, and the wrong persona."""
+"""Judge: what is asked, expected and sampled scores, several judges, and the wrong persona."""
 
 import json
 import math
 
 import pytest
 from conftest import completion
-from hypothesis import given
-from hypothesis import strategies as st
 
 from stages.judging import judge
-from stages.judging.judge import expected, parse_score, wrong_persona
-
-
-@pytest.mark.parametrize(
-    "text, score",
-    [
-        ("4", 4),
-        ("4.", 4),
-        ("Score: 4/5", 4),
-        ("**4**", 4),
-        ("four", 4),
-        ("4 out of 5", 4),
-        ("Four.", 4),
-        ("5/5", 5),
-        (" 1\n", 1),
-        ("1. 1", 1),
-        ("**Score:** 4", 4),
-        ("Final answer: four", 4),
-        ("My score is 4.", 4),
-        ('{"score": 4}', 4),
-        ("<score>4</score>", 4),
-        ("\\boxed{4}", 4),
-        ("4.0", 4),
-        ("4 of 5 stars", 4),
-        ("4 out of", 4),  # cut by the token limit
-        ("评分：4分", 4),
-    ],
-)
-def test_scores_are_read(text, score):
-    assert parse_score(text) == score
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-", "This one is great.", "No one",
-     "the user mentions two cats", "4 because it fits", "Score: 4, as two cats", "-4", "4/10", "4 reasons", "1. 2",
-     "4%", "45"],
-)  # fmt: skip
-def test_other_answers_are_unscored(text):
-    with pytest.raises(ValueError):
-        parse_score(text)
 
 
 def case(name, profile, personality, turns=1):
@@ -145,21 +102,6 @@ def test_probabilities_are_not_asked_for_where_switched_off(project, server):
     assert server.requests and not any("logprobs" in body for body in server.requests)
 
 
-@given(st.lists(st.floats(0.001, 1), min_size=5, max_size=5))
-def test_expected_score_lies_within_the_scale_and_covers_what_it_says(weights):
-    total = sum(weights) * 1.25
-    top = [[str(s), math.log(w / total)] for s, w in enumerate(weights, 1)]
-    score, mass = expected({"logprobs": [["3", top]]}, 3)
-    assert 1 <= score <= 5 and mass == pytest.approx(0.8)
-    assert score == pytest.approx(sum(s * w for s, w in enumerate(weights, 1)) / sum(weights))
-
-
-def test_without_a_token_for_the_score_nothing_is_expected():
-    assert expected({}, 4) is None
-    assert expected({"logprobs": [["fo", [["fo", -0.1]]], ["ur", [["ur", -0.1]]]]}, 4) is None
-    assert expected({"logprobs": [["4", [["5", None], ["4", math.log(0.5)]]]]}, 4) == (4.0, 0.5)
-
-
 def test_scores_are_sampled_where_no_probabilities_are_told(project, server):
     said = iter(["2", "4", "dunno", "3"])
     server.reply = lambda body: next(said)
@@ -190,33 +132,8 @@ def test_the_wrong_persona_is_put_in_the_place_of_the_right_one_and_nothing_else
     assert right.replace("I fish. I am shy.", "I cook. I am loud.") in asked and len(set(asked)) == 4
 
 
-def test_the_wrong_persona_differs_in_both_texts_where_it_can():
-    cases = [case(f"{p}{c}", f"profile {p}", f"character {c}") for p in range(4) for c in range(3)]
-    for c in cases:
-        wrong = wrong_persona(1, c, cases)
-        assert wrong["profile"] != c["profile"] and wrong["personality"] != c["personality"]
-        assert wrong_persona(1, c, cases[::-1]) == wrong  # whatever their order
-    assert len({wrong_persona(1, c, cases)["id"] for c in cases}) > 3
-    same = [case(f"{p}", f"profile {p}", "character") for p in range(3)]
-    assert all(wrong_persona(1, c, same)["profile"] != c["profile"] for c in same)
-    assert wrong_persona(1, same[0], [same[0], {**same[0], "id": "again", "personality": "another"}]) is None
-
-
 def test_one_persona_is_said_to_have_no_wrong_one(project):
     path = project.folder / "data/conversations/base.jsonl"
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(case("c", "I fish.", "I am shy.")) + "\n")
     assert "no wrong persona" in project.run("judge", "base").stdout
-
-
-def test_other_roles_keep_the_keys_of_what_was_paid_for(tmp_path, monkeypatch):
-    """The key of a call without log-probabilities, as it was before they could be asked for."""
-    from stages.llm.client import Client
-    from stages.llm.settings import Embedded, Llm, Role
-
-    monkeypatch.chdir(tmp_path)
-    client = Client("x", Llm(conversations_in_flight=1, embedded=Embedded(), endpoints={}), {})
-    plain = Role("user", "scripted:tiny", 0.5, 0.9, 0.0, 60, ("\n",))
-    key, request = client.request(plain, [{"role": "user", "content": "Hi."}], 7, None)
-    client.cache.close()
-    assert key == "7b6c4dc097b4a6fd27c9306bf0c90cb0a72cca49fdbe4a93b1a1864de04293db" and "logprobs" not in request

@@ -1,6 +1,7 @@
 """The plan: what is to be asked is known before it is asked."""
 
 import json
+import math
 import signal
 import subprocess
 from pathlib import Path
@@ -8,7 +9,9 @@ from pathlib import Path
 import pytest
 from conftest import complains, completion
 
-from stages.core.aio import asking
+from stages.core.aio import run_async
+from stages.core.files import root
+from stages.llm.cache import Cache
 from stages.text import encoder
 from stages.tools import plan
 
@@ -30,8 +33,13 @@ def planned(project, monkeypatch):
     return project
 
 
+def planned_needs(line=plan.Pipeline):
+    with Cache(root()) as cache:
+        return run_async(plan.plan(line(), plan.Replies(cache)))
+
+
 def calls() -> dict[str, int]:
-    needs = asking(plan.plan(plan.Pipeline()))
+    needs = planned_needs()
     return {f"{stage} {role}": need.calls for stage, roles in needs.items() for role, need in roles.items()}
 
 
@@ -41,7 +49,7 @@ def test_the_plan_of_a_first_run_is_what_is_then_asked(planned, server):
     assert wanted["judge@dpo judge"] == 12 and wanted["converse@sft user"] == 0 and wanted["converse@base user"] == 6
     assert wanted["calibrate judge"] == 120 and wanted["converse@critique model under test"] == 3 * 6 - 2
     assert wanted["converse@retrieval model under test"] == 0  # as long as no more is remembered than it shows
-    table = plan.table(asking(plan.plan(plan.Pipeline())))
+    table = plan.table(planned_needs())
     assert "roleplay" in table and "unknown" in table  # no price, no time yet
     for stage in ("seed_personas", "filter_personas", "roleplay"):
         planned.run(stage)
@@ -56,8 +64,7 @@ def test_more_calls_for_personas_where_the_last_run_kept_few(planned):
         written = planned.folder / "results/filter_personas.json"
         written.parent.mkdir(parents=True, exist_ok=True)
         written.write_text(json.dumps({"profiles": found, "personalities": found}))
-        need = asking(plan.plan_personas(plan.Pipeline(), set()))
-        return need["generator"].calls
+        return planned_needs()["filter_personas"]["generator"].calls
 
     planned.set(filter_personas__profiles__target=40, filter_personas__personalities__target=40,
                 filter_personas__calls=1, filter_personas__max_rounds=100)  # fmt: skip
@@ -96,7 +103,7 @@ def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server
 
     with monkeypatch.context() as without:  # what stands in for replies is not worth an embedding
         without.delattr(encoder.Encoder, "__call__")
-        needs = asking(plan.plan(Line()))
+        needs = planned_needs(Line)
     looked = 0
     for stage in ("calibrate", *(f"{kind}@{arm}" for kind in ("converse", "judge") for arm in planned.params.arms)):
         before = len(server.requests)
@@ -119,7 +126,7 @@ def test_what_the_cache_holds_is_not_to_be_asked(planned, server):
             self.stages["filter_personas"].stale = self.stages["seed_personas"].stale = False
 
     def calls():
-        needs = asking(plan.plan(Line()))
+        needs = planned_needs(Line)
         return {name: need.calls for name, need in needs["roleplay"].items()}
 
     assert not any(calls().values())
@@ -132,16 +139,16 @@ def test_what_the_cache_holds_is_not_to_be_asked(planned, server):
 
 def test_prices_and_times(planned, server):
     planned.set(llm__endpoints__scripted__prices={"tiny": {"prompt": 10.0, "completion": 30.0}})
-    need = asking(plan.plan(plan.Pipeline()))["roleplay"]["verifier"]
-    assert need.usd == pytest.approx((need.prompt * 10 + need.completion * 30) / 1e6) and need.seconds is None
+    need = planned_needs()["roleplay"]["verifier"]
+    assert need.usd == pytest.approx((need.prompt * 10 + need.completion * 30) / 1e6) and math.isnan(need.seconds)
     planned.set(llm__batch_roles=["verifier"])
-    half = asking(plan.plan(plan.Pipeline()))["roleplay"]["verifier"]
+    half = planned_needs()["roleplay"]["verifier"]
     assert half.usd == pytest.approx(need.usd / 2)
     planned.set(llm__batch_roles=[])
     for stage in ("seed_personas", "filter_personas", "roleplay"):
         planned.run(stage)
     planned.set(roleplay__seed=2)
-    assert asking(plan.plan(plan.Pipeline()))["roleplay"]["user"].seconds > 0
+    assert planned_needs()["roleplay"]["user"].seconds > 0
 
 
 def test_a_fault_of_the_params_is_one_line(planned):
@@ -157,17 +164,17 @@ def test_an_endpoint_that_is_not_named_is_one_line(planned):
 @pytest.mark.parametrize("times", [1, 2])
 def test_ctrl_c_ends_the_plan_at_once(planned, monkeypatch, times):
     looked_up = []
-    request = plan.Planner.request
+    reply = plan.PlannedCalls.reply
 
-    def interrupted(*args):
+    async def interrupted(*args):
         looked_up.append(1)
         if 50 <= len(looked_up) < 50 + times:
             signal.raise_signal(signal.SIGINT)
-        return request(*args)
+        return await reply(*args)
 
-    monkeypatch.setattr(plan.Planner, "request", interrupted)
+    monkeypatch.setattr(plan.PlannedCalls, "reply", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        asking(plan.plan(plan.Pipeline()))
+        planned_needs()
     assert 50 <= len(looked_up) < 60
 
 
@@ -187,7 +194,7 @@ def test_the_plan_of_a_change(planned):
 
 def test_a_key_that_is_not_there_is_told(planned):
     planned.set(llm__endpoints__scripted__key_env="NO_SUCH_KEY")
-    for module in ("stages.tools.plan", "stages.core.params"):
+    for module in ("stages.tools.plan", "stages.tools.check"):
         (told,) = (x for x in planned._run([module], check=True).stdout.splitlines() if "NO_SUCH_KEY" in x)
         assert told.startswith("endpoint scripted: NO_SUCH_KEY is neither")
         (planned.folder / ".env").write_text("NO_SUCH_KEY=sk-1\n")
@@ -198,7 +205,7 @@ def test_a_key_that_is_not_there_is_told(planned):
 
 def test_lengths_are_those_of_the_same_model(planned):
     def tokens():
-        return asking(plan.plan(plan.Pipeline()))["roleplay"]["user"].completion / 12
+        return planned_needs()["roleplay"]["user"].completion / 12
 
     guessed = tokens()
     for stage in ("seed_personas", "filter_personas", "roleplay"):

@@ -64,7 +64,7 @@ def test_lists_nulls_numbers_and_new_endpoints(here):
     name = write(
         "llm:\n  batch_roles: [judge]\n  budget_calls: 7\n  endpoints:\n    vllm:\n      base_url: http://127.0.0.1:8000/v1\n"
         "      prices: {Qwen/Qwen2.5-7B: {prompt: 0.1, completion: 0.2}}\n"
-        "extract_pairs.balance_length: null\nsft.learning_rate: 5e-6\nroles.user_model: 'vllm:Qwen/Qwen2.5-7B'\n"
+        "extract_pairs.balance_length: null\nsft.learning_rate: 5e-6\nuser.model: 'vllm:Qwen/Qwen2.5-7B'\n"
         "base_model.revision: '1234'\n"
     )
     made = applied(preset.words(name))
@@ -92,10 +92,10 @@ def test_any_value_comes_back(value):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("roles.usr_model: x", "roles.usr_model: unknown (did you mean user.model?)"),
+        ("roles.inducr_temp: x", "roles.inducr_temp: unknown (did you mean roles.inducer_temp?)"),
         ("roleplay: {turns: many}", "roleplay.turns: "),
-        ("roleplay: 3", "roleplay: expected a section"),
-        ("dpo.beta: -1", "dpo.beta: -1"),
+        ("roleplay: 3", "roleplay: input should be a valid dictionary"),
+        ("dpo.beta: -1", "dpo.beta: input should be greater than 0, found -1"),
         ("sft.num_train_epochs.x: 1", "sft.num_train_epochs: "),
         ("[1]", "expected a mapping"),
         ("a: [", "cannot be read"),
@@ -129,9 +129,10 @@ def test_the_paper_preset_has_the_papers_numbers(here):
     for kind in ("sft", "dpo"):
         assert (p[kind]["learning_rate"], p[kind]["num_train_epochs"]) == (1e-5, 1)
         assert p[kind]["per_device_train_batch_size"] * p[kind]["gradient_accumulation_steps"] == 48
-    assert p["dpo"]["beta"] == 0.9 and p["roles"]["generator_temp"] == 0.8
-    assert all(v.startswith("openai:gpt-4") for k, v in p["roles"].items() if k.endswith("_model"))
-    assert all(v >= 10 for k, v in p["roles"].items() if k.endswith("_history"))
+    assert p["dpo"]["beta"] == 0.9 and p["generator"]["temp"] == 0.8
+    roles = {**p["roles"], **{f"{name}_{k}": v for name in ("generator", "user", "judge") for k, v in p[name].items()}}
+    assert all(v.startswith("openai:gpt-4") for k, v in roles.items() if k.endswith("_model"))
+    assert all(v >= 10 for k, v in roles.items() if k.endswith("_history"))
     assert "8B" in p["base_model"]["source"] and len(p["base_model"]["revision"]) == 40
 
 

@@ -15,7 +15,7 @@ SYSTEM = "Be brief."
 ASK = [tiny.message("user", "x")]
 
 
-@pytest.fixture(scope="module", params=[*tiny.FAMILIES, "smollm2"])
+@pytest.fixture(scope="module", params=[*tiny.FAMILIES, pytest.param("smollm2", marks=pytest.mark.slow)])
 def tokenizer(request, tmp_path_factory):
     if request.param == "smollm2":
         return AutoTokenizer.from_pretrained(request.getfixturevalue("base"))

@@ -41,6 +41,7 @@ def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
     assert said[0, given["input_ids"].shape[1] :].tolist() == [own]
 
 
+@pytest.mark.slow
 def test_the_models_are_declared_for_the_registry():
     from dvc.repo import Repo
 

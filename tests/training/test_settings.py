@@ -19,7 +19,8 @@ def faults(section, **changes):
      ("dpo", "weight_decy", "unknown (did you mean weight_decay?)"),
      ("dpo", "assistant_only_loss", "the stage sees to it itself"),
      ("train", "lora_rank", "unknown (did you mean lora_r?)"),
-     ("train", "bta", "unknown"), ("train", "beta", "unknown"), ("sft", "output_dir", "the stage sees to it itself"),
+     ("train", "bta", "unknown"), ("train", "beta", "unknown"), ("train", "seed", "unknown"),
+     ("sft", "output_dir", "the stage sees to it itself"),
      ("sft", "max_length", "the stage sees to it itself"), ("train", "load_in_4bit", "unknown")],
 )  # fmt: skip
 def test_a_key_that_trl_has_not_or_that_is_the_stages_own(section, key, text):
@@ -61,7 +62,7 @@ def test_listed_names_are_trls_but_for_ours():
     [({"label_smoothing": 0.1}, "label_smoothing: sigmoid does not read it, only aot, aot_unpaired, exo_pair, robust"),
      ({"label_smoothing": 0.5, "loss_type": "robust"}, "label_smoothing: input should be less than 0.5, found 0.5"),
      ({"discopop_tau": 0.1}, "discopop_tau: sigmoid does not read it, only discopop"),
-     ({"loss_type": "sft"}, "loss_type: sft alone never looks at the rejected reply; that is the stage sft"),
+     ({"loss_type": "sft"}, "loss_type: sft alone never reads the rejected reply; that is the stage sft"),
      ({"loss_type": ["ipo", "aot"], "per_device_train_batch_size": 1},
       "per_device_train_batch_size: aot compares the pairs of a batch, so it must be at least 2"),
      ({"loss_type": []}, "loss_type: list should have at least 1 item after validation, not 0, found []"),

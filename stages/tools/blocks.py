@@ -1,0 +1,50 @@
+"""A report as a list of blocks, and the two forms it is written in: an HTML page (report.html) and Markdown."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from stages.core import tables
+from stages.core.tables import Rows
+
+HEADINGS = {"h2": "## ", "h3": "### "}
+
+
+@dataclass(frozen=True)
+class Block:
+    """One part of a report."""
+
+    kind: str
+    """h2, h3, p; table (of numbers), words (a table of texts); figure (SVG); diff."""
+    text: str = ""
+    rows: Rows = field(default_factory=list)
+    """Of a table, head first."""
+
+
+def cell(value: Any) -> str:
+    """A value for a table of texts, `-` for none."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def html(title: str, blocks: Sequence[Block]) -> str:
+    """The page: no script, no network; every text is escaped."""
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return pages.get_template("report.html").render(title=title, blocks=blocks)
+
+
+def markdown(title: str, blocks: Sequence[Block]) -> Iterator[str]:
+    """The same without the figures, whose numbers are in the tables."""
+    yield f"# {title}\n"
+    for b in blocks:
+        if b.rows:
+            yield f"\n{tables.markdown(b.rows, len(b.rows[0]) if b.kind == 'words' else 1)}\n"
+        elif b.kind == "diff":
+            yield f"\n~~~~diff\n{b.text}\n~~~~\n"
+        elif b.kind != "figure":
+            yield f"\n{HEADINGS.get(b.kind, '')}{b.text}\n"
