@@ -1,9 +1,9 @@
 """Sentences of a text, whatever its script.
 
 Unicode knows the marks that end sentences in every script (Sentence_Terminal, UAX #29); the package `regex` knows Unicode.
-Sentence splitters on PyPI were tried and are not used: pysbd is abandoned since 2021 and hangs on some inputs; sentencex
-needs to know the language and joins "no letter R. I have" and "the answer is no. I fish"; the others bring more packages
-or know few scripts.
+Two sentence splitters were tried and are not used. sentencex needs to know the language and joins "no letter R. I have" and
+"the answer is no. I fish". pysbd splits well, but has had no release since 2021, and its issues 79 and 92 report texts on
+which it hangs.
 """
 
 import regex
