@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 from stages.core.cli import UserError
 
 Record = dict[str, Any]
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def digest(*parts: object) -> str:
@@ -70,8 +72,17 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from None
 
 
+def _writable(value: Any) -> Any:
+    """A JSON value with U+FFFD for every lone surrogate, which JSON can write (`"\\ud83d"`) and UTF-8 cannot."""
+    return json.loads(_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, JSON value) of every non-empty line. Raises UserError naming file:line for a broken one."""
+    """(line number, JSON value) of every non-empty line. Lone surrogates are replaced.
+
+    Raises:
+        UserError: file:line of a broken line.
+    """
     decoder = json.JSONDecoder()
     # split("\n"), not splitlines(): U+2028 and its like are legal inside a JSON string
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -84,7 +95,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, Any]]:
             raise UserError(f"{path}:{number}: not JSON ({e.msg} at column {e.colno}): {text[:60]}") from None
         if text[end:].strip():
             raise UserError(f"{path}:{number}: two JSON values on one line; put a line break after column {end}")
-        yield number, value
+        yield number, _writable(value) if "\\ud" in text.lower() else value
 
 
 def read_objects(path: Path) -> Iterator[tuple[int, Record]]:

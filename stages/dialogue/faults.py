@@ -3,6 +3,7 @@
 import re
 
 from stages.text.ngrams import jaccard, repetition, words
+from stages.text.sentences import sentences
 
 COPIED = 0.6  # Jaccard similarity of word 3-grams above which a turn copies another one
 REPEATED = 0.3  # share of repeated 3-grams above which a turn repeats itself
@@ -13,7 +14,16 @@ _ASSISTANT = re.compile(
     r"feel free to ask|is there anything else i can)\b",
     re.I,
 )
-_THIRD = re.compile(r"^(the (user|person|man|woman)|this (user|person)|he|she|they|(his|her|their) )\b", re.I)
+_OTHER = re.compile(r"(the|this) (user|person)\b", re.I)
+_THIRD = re.compile(r"(the (man|woman)|he|she|they|his|her|their)\b", re.I)
+
+
+def third_person(text: str) -> bool:
+    """Whether a turn speaks of its user as somebody else: a sentence is about the user, or about him, her or them and nobody
+    says I. A turn without a subject ("Turned 50 last week.") speaks of its writer."""
+    subjects = sentences(text)
+    unnamed = not _FIRST & set(words(text))
+    return any(_OTHER.match(s) or (unnamed and _THIRD.match(s)) for s in subjects)
 
 
 def faults(text: str, earlier: list[str], examples: list[str]) -> list[str]:
@@ -31,7 +41,7 @@ def faults(text: str, earlier: list[str], examples: list[str]) -> list[str]:
         return ["empty"]
     holds = {
         "assistant_talk": bool(_ASSISTANT.search(text)),
-        "third_person": bool(_THIRD.search(text.strip())) or not _FIRST & set(tokens),
+        "third_person": third_person(text),
         "hashtags": text.count("#") >= 2,
         "copy": any(jaccard(text, e) > COPIED for e in earlier),
         "example_copy": any(jaccard(text, e) > COPIED for e in examples),

@@ -17,12 +17,16 @@ from stages.llm.settings import Role, Roles, Talker, role
 from stages.personas.persona import Persona
 from stages.text import ngrams
 
-_VERDICT = re.compile(r"^\W*(?:reply|message|answer|option)?\W*([12])(?!\w)(?!\W*(?:or|and)?\W*[12](?!\w))", re.I)
+_VERDICT = re.compile(
+    r"[\W_]*(?:(?:(?:the|my|final|better|best|preferred|chosen)\s+)*(?:verdict|answer|choice|preference|reply|boxed)(?:\s+is)?[\W_]+)?"
+    r"(?:(?:reply|message|answer|option)[\W_]*)?(?<![\d.,−-])([12])[\W_]*(?:</\w+>[\W_]*)?",
+    re.I,
+)
 
 
 def parse_verdict(text: str) -> int:
-    """1 or 2: the reply that a verifier prefers. Raises ValueError when its answer does not start with one."""
-    found = _VERDICT.match(text)
+    """1 or 2: the reply that a verifier prefers. Raises ValueError where its answer is more than one of them and a label."""
+    found = _VERDICT.fullmatch(text)
     if not found:
         raise ValueError("neither 1 nor 2")
     return int(found[1])

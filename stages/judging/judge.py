@@ -16,23 +16,35 @@ from stages.llm.settings import Role, role
 
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _DIGITS = {str(n): n for n in _NUMBERS.values()}
-_OUT_OF = re.compile(r"(?:/|\bout of|\bof)\s*(?:5|five)\b", re.I)
-_TOKEN = re.compile(r"(?<![\w.])(?:\d+(?:\.\d+)?|one|two|three|four|five)(?!\w)", re.I)
+_OUT_OF = r"(?:\s*(?:/|out\s+of\b|out\b|of\b)\s*(?:5|five)?(?![^\W_]))?"  # a token limit may cut it
+_NUMBER = rf"(\d+(?:[.,]\d+)?|one|two|three|four|five)(?!(?![分点점])[^\W_]|\s*%){_OUT_OF}"
+_LABEL = (
+    r"(?:(?:the|my|your|a|overall|final|total)\s+)*(?:score|rating|grade|answer|verdict|mark|result|boxed|"
+    r"评分|分数|得分|評価|点数|スコア|note|bewertung|punktzahl|puntuación|calificación|оценка)"
+)
+_SCORE = re.compile(
+    rf"[\W_]*(?:{_LABEL}(?:[\W_]+(?:is|of))?[\W_]*)?(?<![\d.,−-]){_NUMBER}(?:\s*(?:points?|stars?|分|点|점)(?![^\W_]))?"
+    rf"(?P<more>(?:[\W_]+{_NUMBER})*)[\W_]*(?:</\w+>[\W_]*)?",
+    re.I,
+)
 ALTERNATIVES = 20  # the most that servers give for a token
 
 
 def parse_score(text: str) -> int:
-    """The one score from 1 to 5 that an answer names: `4`, `4.`, `Score: 4/5`, `**4**`, `four`.
+    """The score from 1 to 5 that an answer is: `4`, `4.`, `Score: 4/5`, `**4**`, `four`; prose around it makes it none.
 
     Raises:
-        ValueError: no score, two different ones (`between 3 and 4`), or one outside 1-5.
+        ValueError: no score, two different ones (`3, 4`), or one outside 1-5.
     """
-    found = {_NUMBERS.get(t.lower(), t) for t in _TOKEN.findall(_OUT_OF.sub(" ", text))}
-    values = {float(t) for t in found}
-    if len(values) != 1:
-        raise ValueError("no score" if not values else "more than one score")
+    found = _SCORE.fullmatch(text)
+    if not found:
+        raise ValueError("no score")
+    told = [found[1], *(m[1] for m in re.finditer(_NUMBER, found["more"], re.I))]
+    values = {float(_NUMBERS.get(t.lower(), t.replace(",", "."))) for t in told}
+    if len(values) > 1:
+        raise ValueError("more than one score")
     value = values.pop()
-    if value not in (1, 2, 3, 4, 5):
+    if value not in _NUMBERS.values():
         raise ValueError("not a score from 1 to 5")
     return int(value)
 

@@ -17,8 +17,18 @@ _NAMES = re.compile(
     r"as an? (user|person) (who|with))\b",
     re.I,
 )
+_SHOWN = (
+    r"(?!nodes)"
+    r"(?:smil|sigh|laugh|paus|nod|shrug|frown|whisper|grin|wink|chuckl|giggl|gasp|groan|blush|yawn|sob|mutter|mumbl)"
+)
+_MOVED = (
+    r"(?:(?:look|lean|take|clear|roll|raise|tilt|shake|rub|stare|gaze|glance|sit|stand|step|turn|walk|point|hold|put|wave|hug|"
+    r"clap|bow|think|ponder)s|(?:look|lean|tak|clear|roll|rais|tilt|shak|rubb|star|gaz|glanc|sitt|stand|turn|point|hold|wav|hugg|"
+    r"cry)ing|reaches|scratches|cries)"
+)
 _DIRECTIONS = re.compile(
-    r"\*[a-z][^*\n]{2,60}\*|"
+    r"\*(?:(?:he|she|they|i)\s+)?(?:\w+ly\s+)?"  # between asterisks what somebody does; else they stand for emphasis
+    rf"(?:{_SHOWN}e?\*|{_SHOWN}(?:e?s|[bdgnpt]?ing)\b[^*\n]*\*|{_MOVED}\s[^*\n]+\*|(?:waves?|hugs?|bows|claps|cries|crying)\*)|"
     r"[\[(](?:he |she |they )?(?:smil|sigh|laugh|paus|nod|shrug|frown|whisper|grin|cries|crying|looks)[^\])]*[\])]",
     re.I,
 )

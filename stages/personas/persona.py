@@ -9,14 +9,24 @@ from pathlib import Path
 
 from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_jsonl, seed_of
+from stages.text.ngrams import foreign_letters
+from stages.text.sentences import ended, sentences
 
-_SENTENCE = re.compile(r"(?<=[.!?。！？؟])\s+")
 _TRAITS = re.compile(r"^(?P<head>(?:I am|I'm|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
+_OTHER_HEADS = re.compile(
+    r"(?:我|他|她|(?:私|僕|俺|彼女|彼)は|(?:저|나|그|그녀)는\s+|(?:Я|Он|Она|أنا|هو|هي|אני|הוא|היא|मैं|Είμαι)\s+|"
+    r"(?:Je suis|Ich bin|(?:Yo )?soy|(?:Eu )?sou|Sono|Ik ben|Jestem)\s+)",
+    re.I,
+)  # what every trait of a list is said of
+_OTHER_COMMAS = re.compile(r"\s*[、，،؛,;]\s*")
+_OTHER_AND = r"(?:а также|и|та|और|και|그리고|et|und|y|e|en|i|oraz)"
+_OTHER_LINKS = re.compile(rf"^(?:以及|并且|而且|但是?|そして|また|それに|{_OTHER_AND}\s+)", re.I)
+_OTHER_LAST = re.compile(rf"以及|\s+{_OTHER_AND}\s+", re.I)
 
 
 def facts(profile: str) -> list[str]:
     """Sentences of a profile."""
-    return [s.strip() for s in _SENTENCE.split(" ".join(profile.split())) if s.strip()]
+    return sentences(profile)
 
 
 def traits(personality: str) -> list[str]:
@@ -24,9 +34,26 @@ def traits(personality: str) -> list[str]:
     text = " ".join(personality.split())
     match = _TRAITS.match(text)
     if not match:
-        return facts(text)
+        return _other_traits(facts(text))
     names = [re.sub(r"^(and|or|but)\s+", "", t.strip()) for t in match["list"].split(",")]
     return [f"{match['head']} {name}." for name in names if name]
+
+
+def _other_traits(found: list[str]) -> list[str]:
+    """Traits of the one sentence of a personality that is a list in another language; `found` itself of all others."""
+    if len(found) != 1:
+        return found
+    head = _OTHER_HEADS.match(found[0])
+    if not head and not foreign_letters(found[0]):
+        return found
+    start = head[0] if head else ""
+    text = found[0][len(start) :]
+    mark = text[-1] if ended(text) else "。" if "、" in text or "，" in text else "."
+    *names, last = _OTHER_COMMAS.split(text.removesuffix(mark))
+    names = [_OTHER_LINKS.sub("", name) for name in [*names, *_OTHER_LAST.split(_OTHER_LINKS.sub("", last))] if name]
+    if len(names) < 2 or (len(names) == 2 and "、" not in text):
+        return found  # one trait, or two clauses
+    return [(name if name.startswith(start.strip()) else start + name) + mark for name in names]
 
 
 @dataclass(frozen=True)

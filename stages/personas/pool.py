@@ -17,7 +17,8 @@ from stages.personas import hygiene
 from stages.personas.persona import facts, traits
 from stages.personas.settings import FilterPersonas, Pool
 from stages.text.encoder import Encode
-from stages.text.ngrams import jaccard, words
+from stages.text.ngrams import foreign_letters, jaccard, words
+from stages.text.sentences import ended
 
 if TYPE_CHECKING:
     from stages.text.dedup import Kept
@@ -121,8 +122,8 @@ def compose(kind: str, items: list[str], settings: Pool, dropped: Counter[str]) 
             kept.append(item)
     if len(kept) < settings.min_items:
         return "", "unparsable" if not items else "too_few_items"
-    if kind == "profiles":
-        return " ".join(i if i[-1] in ".!?" else i + "." for i in kept), ""
+    if kind == "profiles" or any(foreign_letters(item) for item in kept):
+        return " ".join(item if item[-1] in ".!?" or ended(item) else item + "." for item in kept), ""
     names = [i.removeprefix("I am ").strip(" .,") for i in kept]
     return f"I am {', '.join(names[:-1])}, and {names[-1]}.", ""
 

@@ -3,7 +3,10 @@
 import re
 from functools import lru_cache
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?", re.U)
+_SIGN = (
+    "\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han: scripts without blanks between words
+)
+_WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+(?:['’][^\W_{_SIGN}]+)?")
 _WORDS = """
 the a an and or but of to in on at for with by from as is are was were be been am i my me mine we our us you your it its this
 that these those he she they his her their them who which not no have has had do does did so than then will would can could
@@ -14,8 +17,14 @@ Gram = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words."""
+    """Lower-case words; of Chinese and Japanese the single signs."""
     return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
+
+
+def foreign_letters(text: str) -> bool:
+    """Whether more than a fifth of the letters are not of a Latin alphabet."""
+    letters = [c for c in text if c.isalpha()]
+    return sum(ord(c) > 0x24F for c in letters) > 0.2 * len(letters)
 
 
 def ngrams(tokens: list[str], n: int = 3) -> list[Gram]:

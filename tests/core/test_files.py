@@ -22,6 +22,15 @@ def test_broken_line_is_named(tmp_path, text, told):
     assert f"{path}{told}" in str(e.value)
 
 
+def test_lone_surrogates_are_replaced_and_pairs_are_joined(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"t": ["a \\uD83D", {"\\udc1d": "\\ud83d\\udc1d 🐝 \\\\ud83d"}], "n": 1.50, "z": null}\n"\\ud83d"\n')
+    row, text = (value for _, value in files.read_lines(path))
+    assert row == {"t": ["a \ufffd", {"\ufffd": "🐝 🐝 \\ud83d"}], "n": 1.5, "z": None} and text == "\ufffd"
+    files.write_jsonl(path, [row])
+    assert files.read_jsonl(path) == [row]
+
+
 def test_line_separators_inside_strings_do_not_split(tmp_path):
     path = tmp_path / "x.jsonl"
     rows = [{"t": "a\u2028b\u2029c\x85d\x0be"}, {"t": 'emoji 🐝 and {braces} "quotes"'}]

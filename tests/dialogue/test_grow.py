@@ -118,13 +118,18 @@ def test_an_unreadable_verdict_is_kept_as_it_is():
 
 @pytest.mark.parametrize(
     "text, value",
-    [("1", 1), ("2", 2), ("2.", 2), ("Reply 1", 1), ("**2**", 2), ("message 1.", 1), (" 1\n", 1)],
-)
+    [("1", 1), ("2", 2), ("2.", 2), ("Reply 1", 1), ("**2**", 2), ("message 1.", 1), (" 1\n", 1), ("Answer: Reply 2", 2),
+     ("The better reply is 2.", 2), ("Reply #2", 2), ("<answer>2</answer>", 2), ("\\boxed{1}", 1), ('{"answer": 1}', 1)],
+)  # fmt: skip
 def test_verdicts_are_read(text, value):
     assert parse_verdict(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "first", "12", "neither", "I like 1", "3", "1 or 2", "1, 2", "Reply 1 and 2"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "first", "12", "neither", "I like 1", "3", "1 or 2", "1, 2", "Reply 1 and 2", "Reply 1 is worse than reply 2",
+     "1 is better", "2 because it fits", "Reply 1: Bake a cake", "1st", "1.5", "-1", "2/2", "two replies"],
+)  # fmt: skip
 def test_other_verdicts_are_unreadable(text):
     with pytest.raises(ValueError):
         parse_verdict(text)

@@ -21,13 +21,29 @@ from stages.judging.judge import expected, parse_score, summary, wrong_persona
         ("Four.", 4),
         ("5/5", 5),
         (" 1\n", 1),
+        ("1. 1", 1),
+        ("**Score:** 4", 4),
+        ("Final answer: four", 4),
+        ("My score is 4.", 4),
+        ('{"score": 4}', 4),
+        ("<score>4</score>", 4),
+        ("\\boxed{4}", 4),
+        ("4.0", 4),
+        ("4 of 5 stars", 4),
+        ("4 out of", 4),  # cut by the token limit
+        ("评分：4分", 4),
     ],
 )
 def test_scores_are_read(text, score):
     assert parse_score(text) == score
 
 
-@pytest.mark.parametrize("text", ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "between 3 and 4", "3 or 4", "good", "0", "7", "10", "3.5", "4th rate", "-", "This one is great.", "No one",
+     "the user mentions two cats", "4 because it fits", "Score: 4, as two cats", "-4", "4/10", "4 reasons", "1. 2",
+     "4%", "45"],
+)  # fmt: skip
 def test_other_answers_are_unscored(text):
     with pytest.raises(ValueError):
         parse_score(text)

@@ -44,6 +44,21 @@ def test_a_reply_that_names_its_notes_or_acts():
 
 
 @pytest.mark.parametrize(
+    "text, found",
+    [
+        ("*nods slowly at you*", 1), ("*sigh*", 1), ("*Smiling*", 1), ("*she whispers back*", 1), ("*softly laughs*", 1),
+        ("*leans in*", 1), ("*takes a deep breath*", 1), ("*clears throat*", 1), ("[smiles]", 1), ("(he sighs deeply)", 1),
+        ("*really*", 0), ("*very much*", 0), ("**really**", 0), ("*The Great Gatsby*", 0), ("*always*", 0), ("*puts* it", 0),
+        ("**Take care:** rest", 0), ("**Smile more**", 0), ("2 * 3 * 4", 0), ("*Nodes of Time*", 0), ("* one\n* two", 0),
+    ],
+)  # fmt: skip
+def test_emphasis_is_no_stage_direction(text, found):
+    t = planted()
+    t["nodes"][1]["text"] = f"{PLAIN} {text}"
+    assert measured(t)["preferred_directions"] == found
+
+
+@pytest.mark.parametrize(
     "second, note, words",
     [
         ("Mend a fishing net while your ducks sleep.", [0, 2], 3),

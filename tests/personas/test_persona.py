@@ -19,6 +19,30 @@ def test_items():
     assert Persona("I fish. I nap.", "I am shy, and odd.").items == ["I fish.", "I nap.", "I am shy.", "I am odd."]
 
 
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("我害羞、勇敢、固执。", ["我害羞。", "我勇敢。", "我固执。"]),
+        ("我很害羞，但很善良，有时候固执。", ["我很害羞。", "我很善良。", "我有时候固执。"]),
+        ("我温和、害羞以及和善。", ["我温和。", "我害羞。", "我和善。"]),
+        ("私は恥ずかしがり屋、優しい、頑固です。", ["私は恥ずかしがり屋。", "私は優しい。", "私は頑固です。"]),
+        ("أنا خجول، طيب، عنيد.", ["أنا خجول.", "أنا طيب.", "أنا عنيد."]),
+        ("Я застенчивый, добрый и упрямый.", ["Я застенчивый.", "Я добрый.", "Я упрямый."]),
+        ("मैं शर्मीला, दयालु और जिद्दी हूँ।", ["मैं शर्मीला।", "मैं दयालु।", "मैं जिद्दी हूँ।"]),
+        ("Ich bin scheu, laut und nett.", ["Ich bin scheu.", "Ich bin laut.", "Ich bin nett."]),
+        ("我喜欢安静，因为我很害羞。", ["我喜欢安静，因为我很害羞。"]),  # two clauses
+        ("Я люблю тишину, потому что робкий.", ["Я люблю тишину, потому что робкий."]),
+        ("She laughs, sings, and naps.", ["She laughs, sings, and naps."]),
+    ],
+)
+def test_lists_of_traits_in_other_languages(text, found):
+    assert traits(text) == found
+
+
+def test_items_of_a_persona_in_another_script():
+    assert len(Persona("我住在上海。我是老师。我有两只猫。我喜欢画画！我的妈妈生病了。", "我害羞、勇敢、固执。").items) == 8
+
+
 @given(seed=st.integers(0, 9), n=st.integers(1, 9))
 def test_the_schedule_is_a_permutation_with_a_trait_at_every_fourth_turn(seed, n):
     drawn = Persona(" ".join(f"I own item{i}." for i in range(n)), "I am shy, loud, and kind.").schedule(seed)

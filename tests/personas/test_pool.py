@@ -34,6 +34,14 @@ def test_items_that_cannot_stand_are_dropped_and_counted():
     assert compose("personalities", traits_of, POOL, Counter())[0] == "I am shy, bold, and and kind."
 
 
+def test_texts_of_another_script_are_composed_of_their_own_sentences():
+    facts_of = facts("我住在上海。我是老师。我喜欢画画！")
+    assert compose("profiles", facts_of, POOL, Counter())[0] == "我住在上海。 我是老师。 我喜欢画画！"
+    traits_of = traits("我害羞、勇敢、固执。")
+    text = compose("personalities", traits_of, POOL, Counter())[0]
+    assert traits(text) == traits_of
+
+
 def test_a_reply_is_a_text_a_line_and_a_cut_one_loses_its_last_item():
     assert parse("profiles", "1. I fish. I nap.\n\n- I bake. I si", cut=True) == [["I fish.", "I nap."], ["I bake."]]
     assert parse("personalities", "I am shy, and bold.", cut=False) == [["I am shy.", "I am bold."]]

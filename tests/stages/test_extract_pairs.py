@@ -40,6 +40,16 @@ def test_rows_decisions_and_metrics_are_written(ready):
     assert found["kept"] == {"agreed_preferred": 10, "agreed_rejected": 10, "disagreement_preferred": 10}
 
 
+def test_a_tree_with_a_lone_surrogate_gives_rows(ready):
+    trees = [a_tree(n) for n in range(10)]
+    for t in trees:
+        t["nodes"][0]["text"] += " \ud83d"
+    write(ready, trees)
+    ready.run("extract_pairs")
+    texts = [m["content"] for r in ready.rows("data/pairs/train.jsonl") for m in r["prompt"]]
+    assert any(text.endswith(" \ufffd") for text in texts) and len(ready.rows("data/pairs/decisions.jsonl")) == 30
+
+
 def test_train_and_validation_are_balanced_each_for_itself(ready):
     write(ready, [sized(n, n % 3 > 0) for n in range(30)])
     ready.set(extract_pairs__balance_length=0.6)

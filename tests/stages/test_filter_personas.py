@@ -48,6 +48,13 @@ def test_own_texts_are_imported_and_their_faults_named(ready, server):
     complains(ready.run("filter_personas", check=False), "profiles.jsonl:2: two JSON values")
 
 
+def test_an_import_with_a_lone_surrogate_is_kept(ready):
+    (ready.folder / "data/import/profiles.jsonl").write_text('"He keeps bees in Lyon \\ud83d. He is sixty."\n')
+    ready.set(filter_personas__profiles__target=25, filter_personas__personalities__target=24)
+    ready.run("filter_personas")
+    assert ready.rows("data/personas/profiles.jsonl")[24]["text"] == "He keeps bees in Lyon \ufffd. He is sixty."
+
+
 def test_an_endpoint_that_is_not_there(ready):
     ready.params.llm.endpoints.scripted = {"base_url": "http://127.0.0.1:9/v1", "deadline_s": 0.2}
     ready.write()

@@ -41,6 +41,20 @@ def test_unreadable_answers_are_kept_with_their_reason(project, server):
     assert of(project)["scripted:tiny"]["wrong"] is None  # one persona: nobody to take for another
 
 
+def test_a_conversation_with_a_lone_surrogate_is_judged(project, server):
+    server.reply = lambda body: "4"
+    (row,) = judged(project, case("c", "I fish \ud83d.", "I am shy."))
+    assert row["score"] == 4 and row["profile"] == "I fish \ufffd."
+    assert "I fish \ufffd." in server.requests[0]["messages"][-1]["content"]
+
+
+def test_prose_is_no_score(project, server):
+    answers = {"R1": "This one is great.", "R2": "the user mentions two cats", "R3": "**Score: 4 out of 5**"}
+    server.reply = lambda body: answers[body["messages"][-1]["content"][-2:]]
+    rows = judged(project, case("c", "I fish.", "I am shy.", 3))
+    assert [(r["score"], r.get("reason")) for r in rows] == [(None, "unreadable")] * 2 + [(4, None)]
+
+
 def test_rows_have_the_agreed_form(project):
     rows = judged(project, case("c", "I fish.", "I am shy."), case("d", "I cook.", "I am loud."))
     assert len(rows) == 4

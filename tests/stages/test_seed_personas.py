@@ -20,6 +20,21 @@ def test_seeds_are_checked_normalised_and_written(project):
     assert project.rows("data/personas/seed_personalities.jsonl") == given
 
 
+def test_a_seed_with_a_lone_surrogate_is_a_seed(project):
+    (project.folder / "data/seeds/profiles.jsonl").write_text('{"text": "I fish at sea \\ud83d.", "category": "\\udc00"}\n')
+    project.run("seed_personas")
+    assert project.rows("data/personas/seed_profiles.jsonl") == [{"text": "I fish at sea \ufffd.", "category": "\ufffd"}]
+
+
+def test_years_dates_and_amounts_are_seeds_and_telephone_numbers_are_none(project):
+    path = project.folder / "data/seeds/profiles.jsonl"
+    path.write_text('"I study 1914-1918."\n"I was born on 12.05.1980."\n"I owe 1 500 000 rupees."\n')
+    project.run("seed_personas")
+    assert len(project.rows("data/personas/seed_profiles.jsonl")) == 3
+    path.write_text('"I study 1914-1918."\n"Ring me, 030 1234567."\n')
+    complains(project.run("seed_personas", check=False), "profiles.jsonl:2: holds somebody's contact details")
+
+
 def test_a_bad_seed_file_leaves_what_was_there(project):
     project.run("seed_personas")
     before = project.rows("data/personas/seed_profiles.jsonl")

@@ -9,6 +9,11 @@ def test_words_are_lower_case_and_keep_their_apostrophes():
     assert ngrams.words("I\u2019ve 2 CATS, l'été_x — don't!") == ["i've", "2", "cats", "l'été", "x", "don't"]
 
 
+def test_signs_of_chinese_and_japanese_are_words():
+    assert ngrams.words("我养蜜蜂，don't カメ・ラ") == ["我", "养", "蜜", "蜂", "don't", "カ", "メ", "ラ"]
+    assert ngrams.coverage("我养蜜蜂。", "我在屋顶上养蜜蜂，怎么办？") == 1.0
+
+
 def test_stems_meet_and_function_words_carry_nothing():
     assert ngrams.content("I mend the nets, mending them") == {"mend", "net"}
 
