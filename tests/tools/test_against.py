@@ -1,12 +1,18 @@
-"""What a report says of another revision: params, prompts and metrics, read from git alone."""
+"""What a report says of another revision: its tables, params and prompts, read from git alone."""
 
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
+from scoring import made
 
 from stages.core.cli import UserError
+from stages.evaluation.inputs import Calibration
+from stages.evaluation.judge_free import JudgeFree
+from stages.evaluation.result import evaluation
+from stages.evaluation.scores import Scale
+from stages.evaluation.settings import Eval
 from stages.tools import against, blocks
 
 
@@ -15,14 +21,11 @@ def git(*words):
 
 
 def result(score, judge):
-    model = {
-        "n_cases": 3, "al": [score, score, score + 1], "al_ci": [[1, 2], [1, 2], [2, 3]], "al_mean": score + 0.5,
-        "al_mean_ci": [1, 3], "recognition": {"mrr": [0.5], "mrr_mean": score / 4, "mrr_mean_ci": [0.25, 0.5]},
-        "personalisation": {"value": score, "ci": [0.25, 0.75], "p": 0.5},
-    }  # fmt: skip
-    gain = {"relative_improvement": score / 10, "ci": [0.1, 0.5]}
-    protocol = {"params": {"judge": {"model": judge}, "dpo": {"beta": score}}, "turns": 3}
-    return {"scale": "1-5", "protocol": protocol, "models": {"a.b": model}, "vs_base": {"a.b": gain}}
+    """A result of one model whose mean is `score`."""
+    scores = made({"a.b": lambda *_: score}, turns=2, profiles="ab")
+    found = evaluation(scores, Eval(seed=1, resamples=50), Scale(1, 5), Calibration(), JudgeFree())
+    found["protocol"]["params"] = {"judge": {"model": judge}, "dpo": {"beta": score}}
+    return found
 
 
 def write(files):
@@ -36,21 +39,18 @@ def history(tmp_path, monkeypatch):
     """A repository of two commits whose params, prompts and results differ; the second one is tagged `new`."""
     monkeypatch.chdir(tmp_path)
     git("init", "-q", "-b", "main")
-    for text, temp, trees, score, judge in (("Be kind.", 0.5, 18, 1.5, "a:b"), ("Be | `kind`.\n```", 5e-6, 20, 2.5, "c:d")):
+    for text, temp, score, judge in (("Be kind.", 0.5, 1.5, "a:b"), ("Be | `kind`.\n```", 5e-6, 2.5, "c:d")):
         write({
             "prompts/user.txt": f"[system]\n{text}\n", "params.yaml": f"user: {{temp: {temp}, model: x}}\n",
-            "results/roleplay.json": json.dumps({"trees": trees, "by_turn": [score], "calls": {"all": {"calls": trees}}}),
-            "results/judge/base.json": json.dumps({"passed": score > 2}),
             "results/eval.json": json.dumps(result(score, judge)),
-            "results/plots/al.json": json.dumps([score]), "results/sft_live/metrics.json": json.dumps({"loss": score}),
         })  # fmt: skip
         git("add", "-A")
         git("commit", "-qm", f"score {score}")
     git("tag", "new")
 
 
-def page(name):
-    return "".join(blocks.markdown("Test", list(against.section(name))))
+def page(name, judge="c:d"):
+    return "".join(blocks.markdown("Test", list(against.section(name, result(2.5, judge)))))
 
 
 def row(text, name):
@@ -59,21 +59,14 @@ def row(text, name):
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_what_differs_measures_first(history):
+def test_the_other_results_tables_come_first_then_what_differs(history):
     text = page("main~1")
     assert "main~1 is " in text and "score 1.5; now is the workspace" in text
-    assert row(text, "eval: models.a.b.al_mean") == ["2 (1 to 3)", "3 (1 to 3)"]
-    assert row(text, "eval: models.a.b.personalisation.value") == ["1.5 (0.25 to 0.75)", "2.5 (0.25 to 0.75)"]
-    assert row(text, "eval: models.a.b.recognition.mrr_mean") == ["0.375 (0.25 to 0.5)", "0.625 (0.25 to 0.5)"]
-    assert row(text, "eval: vs_base.a.b.relative_improvement") == ["0.15 (0.1 to 0.5)", "0.25 (0.1 to 0.5)"]
-    assert row(text, "roleplay: trees") == ["18", "20"] and row(text, "judge@base: passed") == ["False", "True"]
-    assert row(text, "roleplay: calls.all.calls") == ["18", "20"]
-    order = [text.index(part) for part in ("### Metrics", "relative_improvement", "trees", "### Params", "### Prompts")]
+    assert row(text, "a.b")[4] == "1.50"  # mean AL
+    order = [text.index(part) for part in ("### main~1: Judge: judge. Alignment by turn", "### Params", "### Prompts")]
     assert order == sorted(order)
-    for same in ("n_cases", "personalisation.p", "by_turn", "loss", "mrr |"):
-        assert same not in text
     assert row(text, "user.temp") == ["0.5", "5e-06"] and "user.model" not in text
-    assert "-Be kind.\n+Be | `kind`." in text and "--- prompts/user.txt" in text
+    assert "-Be kind.\n+Be | `kind`." in text and "--- a/prompts/user.txt" in text
 
 
 def test_another_protocol_is_not_measured_in_the_same_way(history):
@@ -84,26 +77,26 @@ def test_another_protocol_is_not_measured_in_the_same_way(history):
 
 def test_nothing_changed_is_said(history):
     text = page("new")
-    assert text.count("No difference.") == 3 and "Not measured" not in text
+    assert text.count("No difference.") == 2 and "Not measured" not in text
 
 
 def test_the_workspace_is_what_is_compared(history):
-    write({"prompts/user.txt": "[system]\nBe short.\n", "prompts/small/extra.txt": "[system]\nNew.\n"})
-    Path("results/roleplay.json").unlink()
-    text = page("new")
-    assert "+Be short." in text and "+++ prompts/small/extra.txt" in text
-    assert row(text, "roleplay: trees") == ["20", "absent"]
+    write({"prompts/user.txt": "[system]\nBe short.\n", "params.yaml": "user: {model: x}\n"})
+    text = page("new", judge="e:f")
+    assert "+Be short." in text and row(text, "user.temp") == ["5e-06", "absent"]
+    assert row(text, "params.judge.model") == ["c:d", "e:f"]
 
 
 def test_an_experiment_by_its_name_and_a_revision_without_a_result(history):
     git("update-ref", "refs/exps/ab/cdef/quiet-lake", "main~1")
     git("update-ref", "refs/exps/exec/EXEC_HEAD", "main")
-    assert row(page("quiet-lake"), "roleplay: trees") == ["18", "20"]
+    assert row(page("quiet-lake"), "a.b")[4] == "1.50"
     git("update-ref", "refs/exps/cd/cdef/quiet-lake", "main")
     with pytest.raises(UserError, match="ambiguous Git revision 'quiet-lake'"):
         against.commit_of("quiet-lake")
     with pytest.raises(UserError, match="'nowhere'"):
         against.commit_of("nowhere")
-    git("rm", "-q", "results/eval.json")
-    git("commit", "-qm", "none")
-    assert "HEAD has no results/eval.json" in page("HEAD")
+    for change in ("git rm -q results/eval.json", "echo '{}' > results/eval.json"):
+        subprocess.run(f"mkdir -p results && {change} && git add -A", shell=True, check=True)
+        git("commit", "-qm", "none")
+        assert "HEAD has no results/eval.json as stage eval writes it" in page("HEAD")

@@ -58,13 +58,11 @@ def write(project, models=("base", "dpo", "oracle"), recognition=True, judges=("
     if recognition:
         with_recognition(result)
     rows = case_rows(scores, result["protocol"]["judges"], {})
-    cost = {"calls": {"judge": {"calls": 17, "prompt_tokens": 4321, "completion_tokens": 5, "cost_usd": 0.0123}}}
     result["protocol"] |= {"params": {"judge": {"model": "scripted:tiny"}}, "versions": {"numpy": "2.4.6"}}
     folder = project.folder / "results"
-    (folder / "judge").mkdir(parents=True)
+    folder.mkdir()
     (folder / "eval.json").write_text(json.dumps(result))
     (folder / "eval_cases.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    (folder / "judge" / "base.json").write_text(json.dumps(cost))
     return result
 
 
@@ -94,7 +92,7 @@ def test_the_page_holds_the_whole_result(default):
     assert "results/report.html" in printed
     parts = [
         "AL(1)", "right-wrong", "of possible", "N-R2", "unscored", "95 % interval", "0.94", "0.56", "0.41", "embedded (!)",
-        "failed its calibration", "(accuracy 0.21)", "made the training data", "4321", "0.0123", "versions.numpy", "2.4.6",
+        "failed its calibration", "(accuracy 0.21)", "made the training data", "versions.numpy", "2.4.6",
         "params.judge.model",
     ]  # fmt: skip
     for part in parts:
@@ -132,9 +130,8 @@ def test_cases_are_counted_beside_base(default):
 
 def test_what_is_missing_is_named(project):
     write(project, models=("mine", "theirs"), recognition=False)
-    (project.folder / "results/judge/base.json").unlink()
     _, _, text = written(project)
-    for part in ("No model is called base", "no measure without a judge", "not calibrated", "No metrics of a stage"):
+    for part in ("No model is called base", "no measure without a judge", "not calibrated"):
         assert part in text, part
     assert "Differences to base" not in text and "Above or below base" not in text
 
@@ -164,11 +161,14 @@ def test_what_differs_from_a_revision_comes_first(project):
     git("commit", "-qm", "before <b>")
     mean = result["models"]["dpo"]["al_mean"]
     result["models"]["dpo"]["al_mean"] = 1.25
+    result["protocol"]["params"]["judge"]["model"] = "another"
     (project.folder / "results/eval.json").write_text(json.dumps(result))
     _, page, text = written(project, "--against", "HEAD")
     assert text.index("## Against HEAD") < text.index("## Result") and "before &lt;b&gt;" in page
-    was, now = cells(text, "eval: models.dpo.al_mean")
-    assert was.startswith(f"{mean:.4g} (") and now.startswith("1.25 (")
+    before, now = text.split("## Result")
+    assert cells(before.split("Alignment by turn")[1], "dpo")[4] == f"{mean:.2f}"
+    assert cells(now.split("Alignment by turn")[1], "dpo")[4] == "1.25"
+    assert cells(text, "params.judge.model") == ["scripted:tiny", "another"]
     complains(project._run(["stages.tools.report", "--against", "nowhere"], check=False), "'nowhere'")
 
 
