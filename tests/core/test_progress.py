@@ -1,4 +1,4 @@
-"""The progress line, on a terminal and elsewhere. What is posted to DVC Studio: test_studio.py."""
+"""The progress line, on a terminal and elsewhere. A whole experiment with DVC Studio: test_studio.py."""
 
 import io
 import re
@@ -38,3 +38,26 @@ def test_a_terminal_gets_a_bar_that_is_drawn_over():
         progress.step(2)
     assert out.getvalue().startswith("\rx:   0%") and "100%" in out.getvalue() and out.getvalue().endswith("\n")
     assert out.getvalue().count("\n") == 1
+
+
+def test_an_experiment_posts_its_numbers_and_a_plain_run_none(monkeypatch):
+    from dvc.config import Config
+
+    posts = []
+    monkeypatch.setattr(Config, "from_cwd", lambda: {"studio": {}})
+    monkeypatch.setattr("dvc_studio_client.config.get_studio_config", lambda **_: {"token": "x"})
+    monkeypatch.setattr(
+        "dvc_studio_client.post_live_metrics.post_live_metrics", lambda *words, **values: posts.append((words, values))
+    )
+
+    def step():
+        with Progress("judge: base", 2, lambda: {"calls": 3, "acceptance": None}, out=io.StringIO()) as progress:
+            progress.step(2)
+
+    step()
+    assert not posts
+    monkeypatch.setenv("DVC_EXP_NAME", "mine")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "abc")
+    step()
+    assert [words for words, _ in posts] == [("data", "abc", "mine", "dvclive")] * 2
+    assert posts[-1][1]["metrics"] == {"results/live/judge_base.json": {"data": {"done": 2, "total": 2, "calls": 3}}}
