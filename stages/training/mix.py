@@ -4,38 +4,10 @@ Section `sft` names them: `mix: {tulu: 0.2}` reads tulu.jsonl in the folder that
 files from params, but a folder is one dependency), and makes its rows 20 % of all training rows.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 from stages.core.cli import UserError
-from stages.core.files import Record, digest, read_lines
-from stages.training.dataset import check_row
-
-
-def source(folder: Path, name: str) -> Path:
-    """The file that `sft.mix.NAME` stands for. Raises UserError where there is none."""
-    path = folder / f"{name}.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file, but sft.mix.{name} asks for rows of it")
-    return path
-
-
-def read(path: Path) -> Iterator[tuple[int, Record]]:
-    """(line number, row with `prompt` and `completion`) of a file in TRL's conversational format.
-
-    A row of `messages` trains its last one, which must be the assistant's, given those before. Raises UserError naming
-    file:line for any other row.
-    """
-    for number, row in read_lines(path):
-        where = f"{path}:{number}"
-        if isinstance(row, dict) and "messages" in row and "completion" not in row:
-            check_row(row, ("messages",), where)
-            *before, last = row["messages"]
-            if last["role"] != "assistant" or not before:
-                raise UserError(f"{where}: `messages` must end with a reply of the assistant to an earlier message")
-            row = {"prompt": before, "completion": [last]}
-        check_row(row, ("prompt", "completion"), where)
-        yield number, {k: row[k] for k in ("prompt", "completion")}
+from stages.core.files import Record, digest
 
 
 def mixed(rows: list[Record], extra: dict[Path, list[Record]], mix: dict[str, float], seed: int) -> list[Record]:
