@@ -13,8 +13,7 @@ from typing import Any
 from stages.core import params
 from stages.core.cli import parser, run
 from stages.core.files import Record, write_json
-from stages.training import mix
-from stages.training.dataset import read, supervised
+from stages.training.dataset import mixed, read, supervised
 from stages.training.settings import Sft, Train
 from stages.weights import card, settings
 
@@ -33,7 +32,7 @@ def datasets(a: Namespace, p: Params, others: Sequence[Path], tokenizer: Any) ->
     """(training rows with those of `others` among them, held-out rows, counts)."""
     how = (KEYS, tokenizer, p.train.max_length, p.train.too_long)
     (own, counts), (val, val_counts) = read(a.train, *how), read(a.val, *how)
-    rows = mix.mixed(own, {path: read(path, *how)[0] for path in others}, p.sft.mix, p.sft.seed)
+    rows = mixed(own, {path: read(path, *how)[0] for path in others}, p.sft.mix, p.sft.seed)
     return rows, val, {"train": {**counts, "mixed": len(rows) - len(own)}, "val": val_counts}
 
 

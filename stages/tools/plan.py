@@ -26,7 +26,7 @@ from stages.core.files import Record, read_jsonl, read_text, root
 from stages.core.progress import Progress
 from stages.core.prompts import Message
 from stages.dialogue import assistant, binding, grow
-from stages.dialogue.conversation import conversation
+from stages.dialogue.assistant import conversation
 from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration

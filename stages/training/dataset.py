@@ -129,3 +129,34 @@ def supervised(rows: list[Record], key: str) -> list[Record]:
         }
         for row in rows
     ]
+
+
+def mixed(rows: list[Record], extra: dict[Path, list[Record]], mix: dict[str, float], seed: int) -> list[Record]:
+    """`rows`, then of each file of other data as many as make up its share of all: mixing keeps general ability.
+
+    `mix: {tulu: 0.2}` in section sft makes rows of tulu.jsonl 20 % of all training rows; the file is in the folder that
+    dvc.yaml gives, as DVC cannot read a list of files from params, but a folder is one dependency.
+
+    A row's place in the draw depends on `seed` and the row alone: a greater share, or more lines in a file, keeps the rows
+    that were drawn and adds to them.
+
+    Args:
+        rows: of the pipeline.
+        extra: usable rows by file; the file's stem is its name in `mix`.
+    Raises:
+        UserError: a file with fewer rows than its share needs, with the share it could fill.
+    """
+    room = 1 - sum(mix.values())
+    total = len(rows) / room
+    drawn = list(rows)
+    for path, candidates in extra.items():
+        share = mix[path.stem]
+        need = round(share * total)
+        if need > len(candidates):
+            most = len(candidates) / (len(rows) + len(candidates)) * (room + share)
+            raise UserError(
+                f"{path}: sft.mix.{path.stem} = {share} needs {need} rows beside {len(rows)} of the pipeline, the file has "
+                f"{len(candidates)} that fit; add rows or lower the share to {int(most * 1e4) / 1e4:g}"
+            )
+        drawn += sorted(candidates, key=lambda row: digest(seed, row))[:need]
+    return drawn

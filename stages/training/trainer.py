@@ -24,13 +24,6 @@ from stages.training.curves import Curves
 from stages.training.model import adapter, collator
 from stages.training.settings import Dpo, Optimisation, Train
 
-DEFAULTS = {
-    "logging_steps": 1,
-    "save_total_limit": 2,
-    "report_to": "none",
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
-
 
 @contextlib.contextmanager
 def trls_words(stage: str) -> Iterator[None]:
@@ -69,6 +62,7 @@ def config(stage: str, section: Optimisation, train: Train) -> Any:
         )
     kind = {"sft": SFTConfig, "dpo": DPOConfig}[stage]
     names = {field.name for field in fields(kind)}
+    defaults = {"logging_steps": 1, "save_total_limit": 2, "report_to": "none"}
     given = {key: value for key, value in {**train.model_dump(), **section.model_dump()}.items() if key in names}
     own = {
         # the reference is the model before it is changed, so its log-probabilities are computed once for each pair
@@ -83,7 +77,7 @@ def config(stage: str, section: Optimisation, train: Train) -> Any:
         "disable_tqdm": True,
     }
     with trls_words(stage):
-        made = kind(**{**DEFAULTS, **given, **own})
+        made = kind(**{**defaults, "dataloader_pin_memory": torch.cuda.is_available(), **given, **own})
     # where accelerate cannot launch several processes, it starts one with MASTER_ADDR alone, and says nothing
     alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if alone or made.world_size != processes:
