@@ -93,7 +93,7 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
     from stages.training.curves import Curves
     from stages.training.dataset import read, supervised
 
-    module, kind = (sft, trainer.Sft) if stage == "sft" else (dpo, trainer.Dpo)
+    module, kind = (sft, trainer.SftTrainer) if stage == "sft" else (dpo, trainer.DpoTrainer)
     p = params.load(stage, module.Params)
     shared = form != "separate"
     size = a.turns if shared else 2
@@ -105,18 +105,18 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
     policy, tokenizer = models.load(Path("models/base"), p.train)
     file = Path(folder) / "rows.jsonl"
     write_jsonl(file, rows)
-    tokens, _ = read(file, sft.KEYS if stage == "sft" else ("prompt", *dpo.SIDES), tokenizer, 4096, "drop")
+    tokens, _ = read(file, module.KEYS, tokenizer, 4096, "drop")
     start = time.monotonic()
     if stage == "sft":
         tokens = supervised(tokens, "completion")
     else:
-        tokens = dpo.with_reference(tokens, dpo.both_sides(policy, tokens, p, tokenizer.pad_token_id))
+        tokens = models.with_reference(policy, tokens, p.train, tokenizer.pad_token_id)
     if form == "shuffled":
         drawn = RandomSampler(tokens, generator=torch.Generator().manual_seed(a.seed))
         kind._get_train_sampler = lambda *_: drawn
-    config = module.config(p)
+    config = trainer.config(stage, section, p.train)
     config.output_dir = str(Path(folder) / "ckpt")
-    trained = trainer.fit(kind, policy, tokenizer, tokens, config, p.train, Curves(Path(folder) / "live", stage))
+    trained = trainer.fit(policy, tokenizer, tokens, config, p.train, Curves(Path(folder) / "live", stage))
     return trained.model, time.monotonic() - start
 
 
@@ -151,7 +151,11 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
             values = models.log_probs(after, supervised(tokens, "chosen"), settings, pad)
             loss = -sum(float(v.sum()) for v in values) / sum(len(v) for v in values)
         else:
-            sums = [[float(v.sum()) for v in side] for m in (after, reference) for side in dpo.both_sides(m, tokens, p, pad)]
+            sums = [
+                [float(v.sum()) for v in side]
+                for m in (after, reference)
+                for side in models.pair_log_probs(m, tokens, settings, pad)
+            ]
             gains = [(a - b) - (c - d) for a, b, c, d in zip(*sums, strict=True)]
             loss = sum(math.log1p(math.exp(-p.dpo.beta * g)) for g in gains) / len(gains)
     print(json.dumps({"seconds": seconds, "peak_mb": peak, "loss": loss}))

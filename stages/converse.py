@@ -17,9 +17,8 @@ from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
-from stages.dialogue.assistant import ModelUnderTest
+from stages.dialogue.assistant import ModelUnderTest, conversation
 from stages.dialogue.binding import UNDER_TEST, bound
-from stages.dialogue.conversation import conversation
 from stages.dialogue.settings import Arm, Converse
 from stages.dialogue.user import User
 from stages.llm.backend import PaidCalls

@@ -8,7 +8,6 @@ Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 """
 
 import asyncio
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +49,7 @@ async def grown(
     async with Client(PaidCalls("roleplay", p.llm, {EMBEDDED: base}), p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:
-                grower = Grower(p.roleplay, p.user, p.roles, client, prompt, later)
-                jobs = [partial(grower.grow, x) for x in personas]
+                jobs = [Grower(p.roleplay, p.user, p.roles, client, prompt, later, x).grow for x in personas]
                 trees = await client.in_parallel(jobs, progress)
         wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
         client.ledger.finish(failed, wanted, p.roleplay.max_failed_share)

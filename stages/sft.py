@@ -13,8 +13,7 @@ from typing import Any
 from stages.core import params
 from stages.core.cli import parser, run
 from stages.core.files import Record, write_json
-from stages.training import mix
-from stages.training.dataset import read, supervised
+from stages.training.dataset import mixed, read, supervised
 from stages.training.settings import Sft, Train
 from stages.weights import card, settings
 
@@ -29,20 +28,11 @@ class Params(params.Section):
     base_model: settings.Origin
 
 
-def config(p: Params) -> Any:
-    """TRL's configuration."""
-    from trl import SFTConfig
-
-    from stages.training import trainer
-
-    return trainer.config(SFTConfig, "sft", p.sft, p.train, completion_only_loss=True)
-
-
 def datasets(a: Namespace, p: Params, others: Sequence[Path], tokenizer: Any) -> tuple[list[Record], list[Record], Record]:
     """(training rows with those of `others` among them, held-out rows, counts)."""
     how = (KEYS, tokenizer, p.train.max_length, p.train.too_long)
     (own, counts), (val, val_counts) = read(a.train, *how), read(a.val, *how)
-    rows = mix.mixed(own, {path: read(path, *how, lines=mix.read)[0] for path in others}, p.sft.mix, p.sft.seed)
+    rows = mixed(own, {path: read(path, *how)[0] for path in others}, p.sft.mix, p.sft.seed)
     return rows, val, {"train": {**counts, "mixed": len(rows) - len(own)}, "val": val_counts}
 
 
@@ -56,7 +46,7 @@ def main() -> None:
     from stages.training.curves import Curves
     from stages.training.saving import save
 
-    trl, others = config(p), [mix.source(a.mix, name) for name in p.sft.mix]
+    trl, others = trainer.config("sft", p.sft, p.train), [a.mix / f"{name}.jsonl" for name in p.sft.mix]
     set_seed(p.sft.seed)
     policy, tokenizer = model.load(a.base, p.train)
     rows, val, counts = datasets(a, p, others, tokenizer)
@@ -70,7 +60,7 @@ def main() -> None:
         log_probs = {"base": model.log_probs(policy, *held_out, spread=True)}
         curves = Curves(a.live, "sft")
         curves.log(0, {"eval_loss": measured(log_probs)["loss"]["base"]["value"]})
-        trained = trainer.fit(trainer.Sft, policy, tokenizer, supervised(rows, "completion"), trl, p.train, curves)
+        trained = trainer.fit(policy, tokenizer, supervised(rows, "completion"), trl, p.train, curves)
         log_probs["sft"] = model.log_probs(trained.model, *held_out)
         result = {"rows": counts, "steps": trained.state.global_step, "val": measured(log_probs)}
         curves.log(result["steps"], {"eval_loss": result["val"]["loss"]["sft"]["value"]})

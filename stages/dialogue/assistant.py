@@ -1,4 +1,4 @@
-"""The model under test: an arm of the evaluation answers a message."""
+"""The model under test, which is an arm of the evaluation, and its conversation with the simulated user."""
 
 import re
 from typing import TYPE_CHECKING
@@ -10,7 +10,9 @@ from stages.dialogue import transcript
 from stages.dialogue.binding import UNDER_TEST
 from stages.dialogue.settings import PARTS, Converse
 from stages.dialogue.transcript import Exchange
+from stages.dialogue.user import User
 from stages.llm.client import Client
+from stages.llm.endpoint import CallFailed
 from stages.llm.settings import Role, role
 from stages.personas.persona import Persona
 from stages.text.settings import EncoderParams
@@ -20,15 +22,7 @@ if TYPE_CHECKING:
 
 # a cut or empty reply is the model's own doing and is judged as it is
 ACCEPTED = ("ok", "truncated", "empty", "refused", "filtered")
-_REPLY = re.compile(r"(?is).*\breply\W*?:\W*?(?P<reply>\w.*)")
-
-
-def parse_reply(text: str) -> str:
-    """The reply after a thought: all after the last `Reply:`. Raises ValueError where there is none."""
-    found = _REPLY.match(text)
-    if not found:
-        raise ValueError("no reply")
-    return found["reply"].strip().strip('"')
+REPLY = re.compile(r"(?is).*\breply\W*?:\W*?(?P<reply>\w.*)")
 
 
 def most_similar(encode: "Encode", past: list[Exchange], message: str, number: int) -> list[Exchange]:
@@ -97,11 +91,37 @@ class ModelUnderTest:
         """A reply after a thought; a text without a mark between the two is `unparsed` and is the reply as a whole."""
         asked = self.prompt.part("last", conversation=transcript.lines(seen) or " nothing.", message=message)
         whole = await self._say(self.thinker, [*head, *transcript.messages([], asked)], seed, "reply")
-        try:
-            return {**whole, "reply": parse_reply(whole["reply"]), "raw": whole["reply"], "unparsed": False}
-        except ValueError:
-            return {**whole, "raw": whole["reply"], "unparsed": True}
+        found = REPLY.match(raw := whole["reply"])
+        reply = found["reply"].strip().strip('"') if found else raw
+        return {**whole, "reply": reply, "raw": raw, "unparsed": not found}
 
     async def _say(self, role: Role, chat: list[Message], seed: tuple[object, ...], what: str) -> Record:
         answer = await self.client.ask(role, chat, seed_of(*seed, what), str.strip)
         return {"reply": answer.value, "outcome": answer.outcome}
+
+
+async def conversation(
+    client: Client, user: User, tested: ModelUnderTest, persona: Persona, seed: int, turns: int
+) -> Record:
+    """The conversation of `turns` turns. A turn whose call fails ends it; the turns before stay.
+
+    Returns:
+        The persona, its items, `turns` (turn, item, user, reply, outcome, ...) and `ended` (turn and reason, or None).
+    """
+    schedule = persona.schedule(seed)
+    past: list[Exchange] = []
+    rows: list[Record] = []
+    ended = None
+    for turn in range(1, turns + 1):
+        item = schedule[(turn - 1) % len(schedule)]
+        fact, where = persona.items[item], (seed, turn)
+        try:
+            message = await user.write(persona, past, fact, where)
+            answer = await tested.answer(persona, past, message, where)
+        except CallFailed as e:
+            client.ledger.record_failure(f"{persona.id} turn {turn}", "converse", e)
+            ended = {"turn": turn, "reason": e.reason}
+            break
+        past.append(Exchange(fact, message, answer["reply"]))
+        rows.append({"turn": turn, "item": item, "user": message, **answer})
+    return {**persona.record(), "items": persona.items, "turns": rows, "ended": ended}

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from functools import partial
 
 from stages.core.files import Record, seed_of
@@ -32,27 +31,8 @@ def parse_verdict(text: str) -> int:
     return int(found[1])
 
 
-@dataclass
-class Growth:
-    """One tree as it grows."""
-
-    persona: Persona
-    schedule: list[int]  # items in the order in which the user reveals them
-    nodes: dict[str, tree.Node] = field(default_factory=dict)
-    ended: list[Record] = field(default_factory=list)  # branches that a failed call ended
-
-    def record(self) -> Record:
-        """The tree as written to files, in the order of ids."""
-        return {
-            **self.persona.record(),
-            "items": self.persona.items,
-            "nodes": [self.nodes[k] for k in sorted(self.nodes)],
-            "ended": sorted(self.ended, key=lambda e: str(e["id"])),
-        }
-
-
 class Grower:
-    """Grows the trees of one stage run.
+    """The tree of one persona as it grows.
 
     Args:
         prompts: by role: user, inducer, preferred, rejected, verifier.
@@ -60,9 +40,13 @@ class Grower:
     """
 
     def __init__(
-        self, p: Roleplay, user: Talker, roles: Roles, client: Client, prompts: dict[str, Prompt], later: asyncio.TaskGroup
-    ):
-        self.p, self.client, self.prompts, self.later = p, client, prompts, later
+        self, p: Roleplay, user: Talker, roles: Roles, client: Client, prompts: dict[str, Prompt], later: asyncio.TaskGroup,
+        persona: Persona,
+    ):  # fmt: skip
+        self.p, self.client, self.prompts, self.later, self.persona = p, client, prompts, later, persona
+        self.schedule = persona.schedule(p.seed)
+        self.nodes: dict[str, tree.Node] = {}
+        self.ended: list[Record] = []  # branches that a failed call ended
         self.user = User(client, user, prompts["user"])
         self.history = {"preferred": roles.preferred.history, "rejected": roles.rejected.history}
         line = {"stop": ("\n",)}
@@ -71,93 +55,81 @@ class Grower:
         self.rejected = role(roles.rejected, "rejected", **line)
         self.verifier = role(roles.verifier, "verifier", accept=("ok", "truncated"), **line)
 
-    def seed(self, persona: Persona, node_id: str, who: str) -> int:
+    def seed(self, node_id: str, who: str) -> int:
         """Seed of a call: from the stage's seed, the persona, the path and the role."""
-        return seed_of(self.p.seed, persona.id, node_id, who)
+        return seed_of(self.p.seed, self.persona.id, node_id, who)
 
-    async def grow(self, persona: Persona) -> Record:
-        """The tree of a persona, its verdicts aside. A call that fails ends its branch; the turns before stay."""
-        growth = Growth(persona, persona.schedule(self.p.seed))
-        await self._turn(growth, "u", [], [])
-        return growth.record()
+    async def grow(self) -> Record:
+        """The tree, its nodes in the order of ids, its verdicts aside. A call that fails ends its branch, not the tree."""
+        await self._turn("u", [], [])
+        nodes, ended = [self.nodes[k] for k in sorted(self.nodes)], sorted(self.ended, key=lambda e: str(e["id"]))
+        return {**self.persona.record(), "items": self.persona.items, "nodes": nodes, "ended": ended}
 
-    async def _turn(self, growth: Growth, node_id: str, past: list[Exchange], noted: list[int]) -> None:
+    async def _turn(self, node_id: str, past: list[Exchange], noted: list[int]) -> None:
         """Grow the user turn `node_id`, the replies to it, and what follows them. `noted`: items in the note so far."""
-        node = await self._user_turn(growth, node_id, past)
-        if node is None:
-            return
-        await self._replies(growth, node, past, noted)
-        if self.p.verify:
-            self.later.create_task(self._verify(growth, node))
-        async with asyncio.TaskGroup() as group:  # gather would leave the others running when one of them fails
-            for reply in self._continued(growth, node):
-                exchange = Exchange(growth.persona.items[node["item"]], node["text"], reply["text"])
-                group.create_task(self._turn(growth, f"{reply['id']}/u", [*past, exchange], node["note"]))
-
-    async def _user_turn(self, growth: Growth, node_id: str, past: list[Exchange]) -> tree.Node | None:
-        """Add the user's node; None where the call failed."""
-        item = growth.schedule[len(past) % len(growth.schedule)]
+        item = self.schedule[len(past) % len(self.schedule)]
+        fact = self.persona.items[item]
         try:
-            text = await self.user.write(growth.persona, past, growth.persona.items[item], (self.p.seed, node_id))
+            text = await self.user.write(self.persona, past, fact, (self.p.seed, node_id))
         except CallFailed as e:
-            self._end(growth, node_id, "user", e)
-            return None
-        growth.nodes[node_id] = {"id": node_id, "turn": len(past) + 1, "role": "user", "text": text, "item": item}
-        return growth.nodes[node_id]
+            self._end(node_id, "user", e)
+            return
+        node: tree.Node = {"id": node_id, "turn": len(past) + 1, "role": "user", "text": text, "item": item}
+        self.nodes[node_id] = node
+        await self._replies(node, past, noted)
+        if self.p.verify:
+            self.later.create_task(self._verify(node))
+        async with asyncio.TaskGroup() as group:  # gather would leave the others running when one of them fails
+            for reply in self._continued(node):
+                exchange = Exchange(fact, text, reply["text"])
+                group.create_task(self._turn(f"{reply['id']}/u", [*past, exchange], node["note"]))
 
-    async def _replies(self, growth: Growth, node: tree.Node, past: list[Exchange], noted: list[int]) -> None:
+    async def _replies(self, node: tree.Node, past: list[Exchange], noted: list[int]) -> None:
         """Add the note to the user's node, and a node for each reply whose call did not fail."""
 
         async def informed() -> str:
-            node["note"] = await self._note(growth, node, past, noted)
-            return await self._reply(self.preferred, growth, node, past)
+            node["note"] = await self._note(node, past, noted)
+            return await self._reply(self.preferred, node, past)
 
-        uninformed = self._reply(self.rejected, growth, node, past)
-        results = await asyncio.gather(informed(), uninformed, return_exceptions=True)
+        results = await asyncio.gather(informed(), self._reply(self.rejected, node, past), return_exceptions=True)
         for (name, who), result in zip(tree.REPLIES.items(), results, strict=True):
             reply_id = f"{node['id']}/{name}"
             if isinstance(result, CallFailed):
-                self._end(growth, reply_id, who, result)
+                self._end(reply_id, who, result)
             elif isinstance(result, BaseException):
                 raise result
             else:
-                growth.nodes[reply_id] = {"id": reply_id, "turn": node["turn"], "role": who, "text": result}
+                self.nodes[reply_id] = {"id": reply_id, "turn": node["turn"], "role": who, "text": result}
 
-    def _continued(self, growth: Growth, node: tree.Node) -> list[tree.Node]:
+    def _continued(self, node: tree.Node) -> list[tree.Node]:
         """The replies to a user's node after which the conversation goes on; every reply is marked with whether it does."""
-        replies = {name: r for name in tree.REPLIES if (r := growth.nodes.get(f"{node['id']}/{name}"))}
-        drawn = self._drawn(growth, node)
+        replies = {name: r for name in tree.REPLIES if (r := self.nodes.get(f"{node['id']}/{name}"))}
+        if self.p.branching == 2 and node["turn"] <= self.p.branching_depth:
+            drawn = "pr"
+        else:
+            drawn = "p" if self.p.continue_with == "preferred" else "pr"[self.seed(node["id"], "continues") % 2]
         following = [name for name in replies if name in drawn] or [*replies]  # the other one rather than none
         for name, reply in replies.items():
             reply["continues"] = name in following and node["turn"] < self.p.turns
         return [reply for reply in replies.values() if reply["continues"]]
 
-    def _drawn(self, growth: Growth, node: tree.Node) -> str:
-        """Names (p, r) of the replies that are to continue the conversation."""
-        if self.p.branching == 2 and node["turn"] <= self.p.branching_depth:
-            return "pr"
-        if self.p.continue_with == "preferred":
-            return "p"
-        return "pr"[self.seed(growth.persona, node["id"], "continues") % 2]
+    def _end(self, node_id: str, who: str, error: CallFailed) -> None:
+        self.ended.append({"id": node_id, "role": who, "reason": error.reason})
+        self.client.ledger.record_failure(f"{self.persona.id} {node_id}", who, error)
 
-    def _end(self, growth: Growth, node_id: str, who: str, error: CallFailed) -> None:
-        growth.ended.append({"id": node_id, "role": who, "reason": error.reason})
-        self.client.ledger.record_failure(f"{growth.persona.id} {node_id}", who, error)
-
-    async def _note(self, growth: Growth, node: tree.Node, past: list[Exchange], noted: list[int]) -> list[int]:
+    async def _note(self, node: tree.Node, past: list[Exchange], noted: list[int]) -> list[int]:
         """Items that the user has revealed: those noted before and those that the inducer finds in this message.
 
         The inducer reads the message alone, so it cannot leak the persona; an item is noted when both the inducer's line and
         the user's own words cover enough of it, so a note never runs ahead of the transcript.
         """
-        items = growth.persona.items
-        open_items = [i for i in growth.schedule[: node["turn"]] if i not in noted]
+        items = self.persona.items
+        open_items = [i for i in self.schedule[: node["turn"]] if i not in noted]
         if not open_items:
             return noted
         chat = self.prompts["inducer"].messages(message=node["text"])
         try:
-            seed = self.seed(growth.persona, node["id"], "inducer")
-            line = (await self.client.ask(self.inducer, chat, seed, str.strip)).value
+            line = (await self.client.ask(self.inducer, chat, self.seed(node["id"], "inducer"), str.strip)).value
         except CallFailed as e:
             node["inducer"] = {"reason": e.reason}
             return noted
@@ -166,33 +138,30 @@ class Grower:
         evidence = {i: min(ngrams.coverage(items[i], text) for text in (line, written)) for i in open_items}
         return [*noted, *(i for i in open_items if evidence[i] >= self.p.note_evidence)]
 
-    async def _reply(self, who: Role, growth: Growth, node: tree.Node, past: list[Exchange]) -> str:
+    async def _reply(self, who: Role, node: tree.Node, past: list[Exchange]) -> str:
         """One reply. The preferred responder sees the note at the very end, so the chat before it only grows."""
         prompt, history = self.prompts[who.name], self.history[who.name]
         values = {"message": node["text"]}
         if who is self.preferred:
             # without the item of this very message: shown beside it, a small model speaks of that and of nothing earlier
-            earlier = [growth.persona.items[i] for i in node["note"] if i != node["item"]]
+            earlier = [self.persona.items[i] for i in node["note"] if i != node["item"]]
             values["note"] = " ".join(earlier) or "nothing yet."
         shown = past[-history:] if history else []
         chat = [*prompt.messages(), *transcript.messages(shown, prompt.part("last", **values))]
-        return (await self.client.ask(who, chat, self.seed(growth.persona, node["id"], who.name), str.strip)).value
+        return (await self.client.ask(who, chat, self.seed(node["id"], who.name), str.strip)).value
 
-    async def _verify(self, growth: Growth, node: tree.Node) -> None:
+    async def _verify(self, node: tree.Node) -> None:
         """Store two verdicts on the user's node, each reply shown first in one of them; none where a reply is missing."""
-        preferred, rejected = (growth.nodes.get(f"{node['id']}/{name}") for name in tree.REPLIES)
-        if not preferred or not rejected:
-            return
-        orders = ((preferred, rejected), (rejected, preferred))
-        asked = [partial(self._verdict, growth, node, *order) for order in orders]
-        node["verdicts"] = await self.client.in_order(self.verifier, asked)
+        replies = [r for name in tree.REPLIES if (r := self.nodes.get(f"{node['id']}/{name}"))]
+        if len(replies) == 2:
+            asked = [partial(self._verdict, node, *order) for order in (replies, replies[::-1])]
+            node["verdicts"] = await self.client.in_order(self.verifier, asked)
 
-    async def _verdict(self, growth: Growth, node: tree.Node, first: tree.Node, second: tree.Node) -> Record:
+    async def _verdict(self, node: tree.Node, first: tree.Node, second: tree.Node) -> Record:
         """Which of two replies the verifier prefers: role of the one shown first, of the one chosen (None: unreadable)."""
-        chat = self.prompts["verifier"].messages(
-            persona=growth.persona.text, message=node["text"], first=first["text"], second=second["text"]
-        )
-        seed = self.seed(growth.persona, node["id"], f"verifier {first['role']} first")
+        texts = {"message": node["text"], "first": first["text"], "second": second["text"]}
+        chat = self.prompts["verifier"].messages(persona=self.persona.text, **texts)
+        seed = self.seed(node["id"], f"verifier {first['role']} first")
         try:
             answer = await self.client.ask(self.verifier, chat, seed, parse_verdict)
         except CallFailed as e:
@@ -205,4 +174,4 @@ async def whole_tree(
 ) -> Record:
     """One tree with its verdicts."""
     async with asyncio.TaskGroup() as later:
-        return await Grower(p, user, roles, client, prompts, later).grow(persona)
+        return await Grower(p, user, roles, client, prompts, later, persona).grow()

@@ -1,8 +1,7 @@
-"""A conversation so far, and the forms in which models read it: chat messages, lines of text, the path in a tree."""
+"""A conversation so far, and the forms in which models read it: chat messages and lines of text."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from stages.core.prompts import Message, alternating
 
@@ -24,11 +23,6 @@ def messages(past: Iterable[Exchange], *following: str) -> list[Message]:
 def lines(past: Iterable[Exchange]) -> str:
     """The exchanges as lines of text, each line after a line break; empty without any."""
     return "".join(f"\nUser: {e.message}\nYou: {e.reply}" for e in past)
-
-
-def of_path(nodes: Iterable[dict[str, Any]]) -> list[Message]:
-    """Chat messages of tree nodes from the root on: role-play's two kinds of reply are both the assistant's."""
-    return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in nodes]
 
 
 def texts(chat: Iterable[Message], role: str) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 from stages.core.cli import UserError
 from stages.core.files import Record, read_jsonl
 from stages.core.prompts import Message
-from stages.dialogue import transcript
 
 Node = dict[str, Any]
 REPLIES = {"p": "preferred", "r": "rejected"}
@@ -38,8 +37,8 @@ def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
 
 
 def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
-    """The exact chat messages from the root to `node_id`; none for None."""
-    return transcript.of_path(path(nodes, node_id))
+    """The exact chat messages from the root to `node_id`, none for None. Both kinds of reply are the assistant's."""
+    return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
 
 
 def decisions(tree: Record) -> Iterator[tuple[Node, Node, Node]]:

@@ -32,7 +32,7 @@ from stages.core.progress import Progress
 from stages.core.prompts import Message
 from stages.core.tables import Column, rows, text
 from stages.dialogue import assistant, binding, grow
-from stages.dialogue.conversation import conversation
+from stages.dialogue.assistant import conversation
 from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration

@@ -2,15 +2,13 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from stages.core.cli import UserError
-from stages.core.files import Record, digest, read_text, root, write_json
+from stages.core.files import Record, digest, root, write_json
 from stages.core.params import Section
 from stages.weights import control_tokens
 from stages.weights.digest import of_files
@@ -42,9 +40,7 @@ def checkpoints(made: Record) -> Iterator[Path]:
     A second training of the same waits.
 
     Args:
-        made: see `made_from`.
-    Raises:
-        UserError: the folder holds checkpoints of something else.
+        made: see `made_from`; its digest is the folder's name.
     """
     folder = root().absolute() / "ckpt" / made["stage"] / digest(made)[:16]
     if int(os.environ.get("RANK", 0)):
@@ -53,11 +49,8 @@ def checkpoints(made: Record) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     with (folder.parent / f"{folder.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        note = folder / "made_from.json"
         folder.mkdir(exist_ok=True)  # the training that held the lock has removed it
-        if note.exists() and json.loads(read_text(note)) != made:
-            raise UserError(f"{folder}: holds checkpoints of other params or inputs; delete the folder")
-        write_json(note, made)
+        write_json(folder / "made_from.json", made)
         for part in folder.glob("checkpoint-*"):
             if not (part / "trainer_state.json").exists():  # written last
                 shutil.rmtree(part)

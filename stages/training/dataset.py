@@ -4,26 +4,37 @@ The prompt is what the model sees when it is asked (with the generation prompt);
 turn, and nothing after it is trained. The chat template is the model's own, filled for the prompt and with the reply.
 """
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_lines
 from stages.core.prompts import Message
-from stages.training.shared_prefix import IGNORED
 from stages.weights.control_tokens import escaped
 
+IGNORED = -100  # label of a token without loss, as TRL and transformers have it
 
-def check_row(row: Any, keys: tuple[str, ...], where: str) -> None:
-    """Raise UserError, starting with `where`, for a row that is not in TRL's conversational format."""
-    for key in keys:
+
+def checked(row: Any, keys: tuple[str, ...], where: str) -> Record:
+    """The `keys` of a row in TRL's conversational format.
+
+    A row of `messages` in place of prompt and completion trains its last message, which must be the assistant's, given those
+    before. Raises UserError, starting with `where`, for any other row.
+    """
+    talk = keys == ("prompt", "completion") and isinstance(row, dict) and "messages" in row and "completion" not in row
+    for key in ("messages",) if talk else keys:
         messages = row.get(key) if isinstance(row, dict) else None
         sound = isinstance(messages, list) and messages and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
         )  # fmt: skip
         if not sound:
             raise UserError(f"{where}: `{key}` must be a list of messages, each with role and content")
+    if not talk:
+        return {key: row[key] for key in keys}
+    *before, last = row["messages"]
+    if last["role"] != "assistant" or not before:
+        raise UserError(f"{where}: `messages` must end with a reply of the assistant to an earlier message")
+    return {"prompt": before, "completion": [last]}
 
 
 def encode(prompt: list[Message], reply: list[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
@@ -76,14 +87,7 @@ def tokens(row: Record, keys: tuple[str, ...], tokenizer: Any, max_length: int, 
     return None, False
 
 
-def read(
-    path: Path,
-    keys: tuple[str, ...],
-    tokenizer: Any,
-    max_length: int,
-    rule: str,
-    lines: Callable[[Path], Iterable[tuple[int, Any]]] = read_lines,
-) -> tuple[list[Record], Record]:
+def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rule: str) -> tuple[list[Record], Record]:
     """Tokenised rows of a TRL-format file.
 
     Args:
@@ -91,7 +95,6 @@ def read(
         max_length: greatest number of tokens of a prompt with its longest reply.
         rule: for longer ones: `drop` the row, or `cut_oldest` exchanges of its prompt (never its end, never the system
             prompt) until it fits, and drop it where it cannot.
-        lines: reads the file's rows, with their line numbers.
     Returns:
         rows, each `<key>_ids` for every key and `conversation`, a name that the rows of one conversation share; and counts.
     Raises:
@@ -99,8 +102,8 @@ def read(
     """
     rows: list[Record] = []
     dropped = cut = 0
-    for number, row in lines(path):
-        check_row(row, keys, f"{path}:{number}")
+    for number, value in read_lines(path):
+        row = checked(value, keys, f"{path}:{number}")
         try:
             ids, was_cut = tokens(row, keys, tokenizer, max_length, rule)
         except Exception as e:
@@ -126,3 +129,34 @@ def supervised(rows: list[Record], key: str) -> list[Record]:
         }
         for row in rows
     ]
+
+
+def mixed(rows: list[Record], extra: dict[Path, list[Record]], mix: dict[str, float], seed: int) -> list[Record]:
+    """`rows`, then of each file of other data as many as make up its share of all: mixing keeps general ability.
+
+    `mix: {tulu: 0.2}` in section sft makes rows of tulu.jsonl 20 % of all training rows; the file is in the folder that
+    dvc.yaml gives, as DVC cannot read a list of files from params, but a folder is one dependency.
+
+    A row's place in the draw depends on `seed` and the row alone: a greater share, or more lines in a file, keeps the rows
+    that were drawn and adds to them.
+
+    Args:
+        rows: of the pipeline.
+        extra: usable rows by file; the file's stem is its name in `mix`.
+    Raises:
+        UserError: a file with fewer rows than its share needs, with the share it could fill.
+    """
+    room = 1 - sum(mix.values())
+    total = len(rows) / room
+    drawn = list(rows)
+    for path, candidates in extra.items():
+        share = mix[path.stem]
+        need = round(share * total)
+        if need > len(candidates):
+            most = len(candidates) / (len(rows) + len(candidates)) * (room + share)
+            raise UserError(
+                f"{path}: sft.mix.{path.stem} = {share} needs {need} rows beside {len(rows)} of the pipeline, the file has "
+                f"{len(candidates)} that fit; add rows or lower the share to {int(most * 1e4) / 1e4:g}"
+            )
+        drawn += sorted(candidates, key=lambda row: digest(seed, row))[:need]
+    return drawn

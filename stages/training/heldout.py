@@ -20,6 +20,58 @@ Pairs = Sequence[Model]  # chosen, rejected
 CAP = 40.0  # nats a token; exp() of more says nothing but "diverged", and ends in infinity
 
 
+class Bootstrap:
+    """Means over held-out rows and over `n` resamples of their conversations, drawn from `seed`; all are on the same draws.
+
+    Args:
+        clusters: the conversation of each row.
+    """
+
+    def __init__(self, clusters: Sequence[str], n: int, seed: int):
+        names, member = np.unique(np.asarray(clusters), return_inverse=True)
+        self.counts = {"rows": len(clusters), "conversations": len(names)}
+        self.draws = np.concatenate([np.ones((1, len(clusters))), resamples(len(names), n, seed)[:, member]])
+
+    def mean(self, sums: Array, counts: Array | float = 1.0) -> Array:
+        """Mean of what has `sums` and `counts` by row, [1 + n]: of all rows, then of each resample."""
+        return np.asarray(self.draws @ sums / (self.draws @ np.broadcast_to(counts, sums.shape)))
+
+    def token_mean(self, rows: Model) -> Array:
+        """Mean over tokens, as `mean`."""
+        return self.mean(sums(rows), np.array([row.size for row in rows]))
+
+    def measure(self, mean: Array) -> Record:
+        """A mean with its interval."""
+        number = self.counts["conversations"]  # a single one has no spread
+        return {"value": round(float(mean[0]), 4), "ci": interval(mean[1:], number) if number > 1 else None}
+
+    def with_change(self, means: dict[str, Array]) -> Record:
+        """The means by model, and the change of each against the model before, on the same resamples."""
+        change = {after: self.measure(means[after] - means[before]) for before, after in pairwise(means)}
+        return {**{name: self.measure(mean) for name, mean in means.items()}, "change": change}
+
+
+def sums(rows: Model) -> Array:
+    """Sum of each row."""
+    return np.array([row.sum() for row in rows])
+
+
+def wins(differences: Array) -> Array:
+    """1 where a difference is above 0, half where it is 0."""
+    return np.asarray((differences > 0) + 0.5 * (differences == 0))
+
+
+def check_finite(models: Mapping[str, Model]) -> None:
+    """Raise UserError, naming the model and the row, for a log-probability that is not finite."""
+    for name, rows in models.items():
+        for number, row in enumerate(rows, 1):
+            if not np.isfinite(row).all():
+                raise UserError(
+                    f"{name}: the log-probabilities of held-out row {number} are not finite; "
+                    "the model has diverged, lower the learning rate"
+                )
+
+
 def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: int) -> Record:
     """Loss and perplexity of held-out replies.
 
@@ -32,13 +84,13 @@ def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: 
     Raises:
         UserError: a log-probability that is not finite.
     """
-    _check_finite(models)
-    draws = _draws(clusters, n, seed)
-    losses = {name: -_token_mean(rows, draws) for name, rows in models.items()}
+    check_finite(models)
+    rows = Bootstrap(clusters, n, seed)
+    losses = {name: -rows.token_mean(model) for name, model in models.items()}
     return {
-        **_counts(clusters),
-        "loss": _with_change(losses, clusters),
-        "perplexity": _with_change({name: np.exp(np.minimum(loss, CAP)) for name, loss in losses.items()}, clusters),
+        **rows.counts,
+        "loss": rows.with_change(losses),
+        "perplexity": rows.with_change({name: np.exp(np.minimum(loss, CAP)) for name, loss in losses.items()}),
     }
 
 
@@ -49,9 +101,10 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
         beta: of DPO; the reward of a reply is beta * (log p - log p of the model before).
         clusters, n, seed: see `replies`.
     Returns:
-        log_prob: accuracy (share of pairs whose chosen reply is the more probable, ties half) and margin (mean difference,
-        nats a reply) of each model, with `change`; reward: the same of the rewards, from the second model on; drift: by
-        side, from the second model on, means over all tokens of functions of d = log p - log p of the model before:
+        what `replies` says of the chosen ones; log_prob: accuracy (share of pairs whose chosen reply is the more probable,
+        ties half) and margin (mean difference, nats a reply) of each model, with `change`; reward: the same of the rewards,
+        from the second model on; drift: by side, from the second model on, means over all tokens of functions of
+        d = log p - log p of the model before:
         `shift`, of d itself: below 0 on the chosen replies, even what was to be preferred is now less likely (likelihood
         displacement: Razin et al. 2024, arXiv 2410.08847);
         `k3`, of exp(d) - 1 - d: how far the model moved, in whichever direction. It is never negative and 0 only where
@@ -62,78 +115,31 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
     Raises:
         UserError: a log-probability that is not finite.
     """
-    for i in range(2):
-        _check_finite({name: sides[i] for name, sides in models.items()})
-    draws = _draws(clusters, n, seed)
-    gains = {name: _sums(chosen) - _sums(rejected) for name, (chosen, rejected) in models.items()}
-    steps = list(pairwise(models))
+    chosen, rejected = ({name: sides[i] for name, sides in models.items()} for i in range(2))
+    check_finite(rejected)
+    of_chosen = replies(chosen, clusters, n, seed)
+    rows, steps = Bootstrap(clusters, n, seed), list(pairwise(models))
+    gains = {name: sums(chosen[name]) - sums(rejected[name]) for name in models}
     rewards = {after: beta * (gains[after] - gains[before]) for before, after in steps}
+
+    def drift(before: Model, after: Model) -> Record:
+        moves = [a - b for a, b in zip(after, before, strict=True)]
+        k3 = [np.expm1(np.minimum(d, CAP)) - d for d in moves]
+        return {"shift": rows.measure(rows.token_mean(moves)), "k3": rows.measure(rows.token_mean(k3))}
+
     return {
-        **_counts(clusters),
+        **rows.counts,
         "log_prob": {
-            "accuracy": _with_change({name: _mean(_wins(d), draws) for name, d in gains.items()}, clusters),
-            "margin": _with_change({name: _mean(d, draws) for name, d in gains.items()}, clusters),
+            "accuracy": rows.with_change({name: rows.mean(wins(d)) for name, d in gains.items()}),
+            "margin": rows.with_change({name: rows.mean(d) for name, d in gains.items()}),
         },
         "reward": {
-            "accuracy": {name: _measure(_mean(_wins(d), draws), clusters) for name, d in rewards.items()},
-            "margin": {name: _measure(_mean(d, draws), clusters) for name, d in rewards.items()},
+            "accuracy": {name: rows.measure(rows.mean(wins(d))) for name, d in rewards.items()},
+            "margin": {name: rows.measure(rows.mean(d)) for name, d in rewards.items()},
         },
         "drift": {
-            side: {a: _drift(models[b][i], models[a][i], draws, clusters) for b, a in steps}
-            for i, side in enumerate(("chosen", "rejected"))
+            name: {after: drift(side[before], side[after]) for before, after in steps}
+            for name, side in (("chosen", chosen), ("rejected", rejected))
         },
+        **of_chosen,
     }
-
-
-def _drift(before: Model, after: Model, draws: Array, clusters: Sequence[str]) -> Record:
-    moves = [a - b for a, b in zip(after, before, strict=True)]
-    k3 = [np.expm1(np.minimum(d, CAP)) - d for d in moves]
-    return {"shift": _measure(_token_mean(moves, draws), clusters), "k3": _measure(_token_mean(k3, draws), clusters)}
-
-
-def _draws(clusters: Sequence[str], n: int, seed: int) -> Array:
-    """How often each row counts, [1 + resamples, rows]."""
-    names, member = np.unique(np.asarray(clusters), return_inverse=True)
-    return np.concatenate([np.ones((1, len(clusters))), resamples(len(names), n, seed)[:, member]])
-
-
-def _mean(values: Array, draws: Array) -> Array:
-    return np.asarray(draws @ values / draws.sum(-1))
-
-
-def _token_mean(rows: Model, draws: Array) -> Array:
-    tokens = np.array([row.size for row in rows])
-    return np.asarray(draws @ _sums(rows) / (draws @ tokens))
-
-
-def _sums(rows: Model) -> Array:
-    return np.array([row.sum() for row in rows])
-
-
-def _wins(difference: Array) -> Array:
-    return np.asarray((difference > 0) + 0.5 * (difference == 0))
-
-
-def _measure(statistic: Array, clusters: Sequence[str]) -> Record:
-    number = len(set(clusters))  # a single one has no spread
-    return {"value": round(float(statistic[0]), 4), "ci": interval(statistic[1:], number) if number > 1 else None}
-
-
-def _with_change(statistics: dict[str, Array], clusters: Sequence[str]) -> Record:
-    """The statistics by model, and the change of each against the model before, on the same resamples."""
-    change = {after: _measure(statistics[after] - statistics[before], clusters) for before, after in pairwise(statistics)}
-    return {**{name: _measure(s, clusters) for name, s in statistics.items()}, "change": change}
-
-
-def _counts(clusters: Sequence[str]) -> Record:
-    return {"rows": len(clusters), "conversations": len(set(clusters))}
-
-
-def _check_finite(models: Mapping[str, Model]) -> None:
-    for name, rows in models.items():
-        for number, row in enumerate(rows, 1):
-            if not np.isfinite(row).all():
-                raise UserError(
-                    f"{name}: the log-probabilities of held-out row {number} are not finite; "
-                    "the model has diverged, lower the learning rate"
-                )

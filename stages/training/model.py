@@ -19,8 +19,10 @@ from stages.core.cli import UserError, one_line
 from stages.core.files import Record
 from stages.core.statistics import Array
 from stages.training import shared_prefix
+from stages.training.dataset import IGNORED, supervised
 from stages.training.settings import Train
 
+SIDES = ("chosen", "rejected")
 AT_ONCE = 8  # rows whose log-probabilities are computed together
 
 
@@ -83,10 +85,28 @@ def log_probs(model: PreTrainedModel, rows: list[Record], train: Train, pad: int
     with torch.no_grad():
         for start in starts[state.process_index :: state.num_processes] if spread else starts:
             batch = {k: v.to(model.device) for k, v in collate(rows[start : start + AT_ONCE]).items()}
-            mask = batch["labels"][:, 1:] != shared_prefix.IGNORED
+            mask = batch["labels"][:, 1:] != IGNORED
             values = model(**batch, fused_lm_head=True).log_probs
             found += [(start + i, v[m].double().cpu().numpy()) for i, (v, m) in enumerate(zip(values, mask, strict=True))]
     model.train(was_training)
     if spread and state.num_processes > 1:
         found = gather_object(found)
     return [values for _, values in sorted(found, key=lambda pair: pair[0])]
+
+
+def pair_log_probs(
+    model: PreTrainedModel, pairs: list[Record], train: Train, pad: int, *, spread: bool = False
+) -> list[list[Array]]:
+    """log p of each token of the chosen and of the rejected replies, as `log_probs`: siblings are computed together."""
+    rows = [row for pair in zip(*(supervised(pairs, side) for side in SIDES), strict=True) for row in pair]
+    found = log_probs(model, rows, train, pad, spread=spread)
+    return [found[::2], found[1::2]]
+
+
+def with_reference(model: PreTrainedModel, pairs: list[Record], train: Train, pad: int) -> list[Record]:
+    """`pairs` with the log-probabilities of both replies under `model`, the reference, by TRL's names."""
+    sums = [[float(tokens.sum()) for tokens in side] for side in pair_log_probs(model, pairs, train, pad, spread=True)]
+    return [
+        {**pair, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
+        for pair, chosen, rejected in zip(pairs, *sums, strict=True)
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
+from transformers.trainer_utils import align_special_tokens
 
 from stages.core.files import read_text
 from stages.training.settings import Train
@@ -27,7 +28,10 @@ def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, 
         parts = Path(trainer.args.output_dir) / "whole"
         trainer.save_model(str(parts))
         if trainer.is_world_process_zero():
-            model = whole(parts, trainer.model.config._name_or_path)
+            adapted = (parts / "adapter_config.json").exists()
+            whole = trainer.model.config._name_or_path if adapted else parts
+            model = AutoModelForCausalLM.from_pretrained(whole, use_safetensors=True)
+            model = PeftModel.from_pretrained(model, parts, use_safetensors=True) if adapted else model
     if not trainer.is_world_process_zero():
         return
     made = out.with_name(f".{out.name}.new")
@@ -35,7 +39,9 @@ def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, 
         shutil.rmtree(made)
     if hasattr(model, "merge_and_unload"):
         model = model.float().merge_and_unload()  # in float32: a bfloat16 sum would round the adapter away
-    end_tokens(model, tokenizer)
+    align_special_tokens(
+        model, tokenizer
+    )  # it stops at the end of a reply, with which it was trained, and where the base did
     kept = json.loads(read_text(template / "config.json")).get("dtype") or train.dtype
     model.to(getattr(torch, kept)).save_pretrained(made)
     tokenizer.save_pretrained(made)
@@ -45,26 +51,3 @@ def save(trainer: Any, tokenizer: Any, template: Path, out: Path, train: Train, 
     if out.exists():
         shutil.rmtree(out)
     made.replace(out)
-
-
-def whole(folder: Path, base: str) -> Any:
-    """The model that a trainer saved into `folder`, whole or as an adapter of `base`, on the CPU."""
-    if (folder / "adapter_config.json").exists():
-        plain = AutoModelForCausalLM.from_pretrained(base, use_safetensors=True)
-        return PeftModel.from_pretrained(plain, folder, use_safetensors=True)
-    return AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
-
-
-def end_tokens(model: Any, tokenizer: Any) -> None:
-    """Make the generation config of `model` stop at the end of a reply, and pad.
-
-    End tokens that the base already had stay (Llama 3 has several); the tokenizer's own, with which every reply was trained
-    to end, is among them. Sampling values are left to whoever asks.
-    """
-    config = model.generation_config
-    known = config.eos_token_id
-    ends = [] if known is None else [known] if isinstance(known, int) else list(known)
-    if tokenizer.eos_token_id not in ends:
-        ends.append(tokenizer.eos_token_id)
-    config.eos_token_id = ends[0] if len(ends) == 1 else ends
-    config.pad_token_id = tokenizer.pad_token_id

@@ -4,7 +4,7 @@ What TRL knows has TRL's name here (SFTConfig, DPOConfig, ModelConfig) and need 
 goes to TRL as it stands, provided that the installed TRL has it. Ours are the names that TRL has not.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -36,23 +36,21 @@ class TrlSection(Section):
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
-    def _further_keys_are_trls(self) -> Self:
+    def _no_fault(self) -> Self:
+        if details := [
+            InitErrorDetails(type=PydanticCustomError("value_error", text), loc=(key,), input=None)
+            for key, text in self.faults()
+        ]:
+            raise ValidationError.from_exception_data(type(self).__name__, details)
+        return self
+
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong with it)."""
         if extra := self.model_extra:
             known = trl_names(type(self).__name__) - OWN
             listed = sorted({*known, *type(self).model_fields})
-            self.reject(
-                (key, "the stage sees to it itself" if key in OWN else f"unknown{near(key, listed)}")
-                for key in extra
-                if key not in known
-            )
-        return self
-
-    def reject(self, faults: Iterable[tuple[str, str]]) -> None:
-        """Raise a ValidationError of (key, what is wrong with it), if there are any."""
-        errors = [(key, PydanticCustomError("value_error", "{text}", {"text": text})) for key, text in faults]
-        if errors:
-            details = [InitErrorDetails(type=error, loc=(key,), input=getattr(self, key)) for key, error in errors]
-            raise ValidationError.from_exception_data(type(self).__name__, details)
+            for key in (key for key in extra if key not in known):
+                yield key, "the stage sees to it itself" if key in OWN else f"unknown{near(key, listed)}"
 
 
 def trl_names(section: str) -> set[str]:
@@ -155,18 +153,15 @@ class Dpo(Optimisation):
     def _one_is_a_list_too(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
 
-    @model_validator(mode="after")
-    def _nothing_is_passed_over(self) -> Self:
+    def faults(self) -> Iterator[tuple[str, str]]:
+        """(key, what is wrong with it), of settings that TRL would pass over too."""
+        yield from super().faults()
         losses, names = set(self.loss_type), " and ".join(self.loss_type)
-        faults = [
-            (key, f"{names} does not read it, only {', '.join(sorted(readers))}")
-            for key, readers in READ_BY.items()
-            if getattr(self, key, None) and not readers & losses
-        ]
-        if self.per_device_train_batch_size < 2:
-            key, text = "per_device_train_batch_size", "compares the pairs of a batch, so it must be at least 2"
-            faults += [(key, f"{loss} {text}") for loss in sorted(losses & BY_BATCH)]
+        for key, readers in READ_BY.items():
+            if getattr(self, key, None) and not readers & losses:
+                yield key, f"{names} does not read it, only {', '.join(sorted(readers))}"
+        if self.per_device_train_batch_size < 2 and losses & BY_BATCH:
+            text = f"{min(losses & BY_BATCH)} compares the pairs of a batch, so it must be at least 2"
+            yield "per_device_train_batch_size", text
         if losses == {"sft"}:
-            faults.append(("loss_type", "sft alone never reads the rejected reply; that is the stage sft"))
-        self.reject(faults)
-        return self
+            yield "loss_type", "sft alone never reads the rejected reply; that is the stage sft"

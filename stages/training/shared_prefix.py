@@ -9,15 +9,14 @@ and hand back the hidden states of just those tokens.
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from stages.core.cli import UserError
-
-if TYPE_CHECKING:
-    import torch
+from stages.training.dataset import IGNORED
 
 ATTENTION = ("sdpa", "flex_attention")  # implementations that take a mask of one's own
-IGNORED = -100  # label of a token without loss, as TRL and transformers have it
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,8 @@ class Collator:
     def __init__(self, pad: int):
         self.pad = pad
 
-    def __call__(self, examples: list[dict[str, Any]]) -> "dict[str, torch.Tensor]":
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The batch of `examples`."""
-        import torch
-
         if "chosen_ids" not in examples[0]:
             starts = [next(i for i, label in enumerate(e["labels"]) if label != IGNORED) for e in examples]
             rows = [(e["input_ids"][:s], e["input_ids"][s:]) for e, s in zip(examples, starts, strict=True)]
@@ -82,10 +79,8 @@ class Collator:
         known = [key for key in ("ref_chosen_logps", "ref_rejected_logps") if key in examples[0]]
         return {**batch, "completion_mask": mask, **{key: torch.tensor([e[key] for e in examples]) for key in known}}
 
-    def _batch(self, rows: list[tuple[list[int], list[int]]]) -> "tuple[dict[str, torch.Tensor], torch.Tensor]":
+    def _batch(self, rows: list[tuple[list[int], list[int]]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """(what the model takes, mask of the replies' tokens)."""
-        import torch
-
         # nothing is predicted from a row's last token, so it need not be computed
         f = forest([prompt + reply[:-1] for prompt, reply in rows])
         width = max(len(reply) for _, reply in rows) + 1
@@ -108,10 +103,8 @@ class Collator:
         }, mask
 
 
-def visible(end: "torch.Tensor", attention: str) -> Any:
+def visible(end: torch.Tensor, attention: str) -> Any:
     """Attention mask of a forest from its `end`, [N]: boolean [1, 1, N, N] for sdpa, a BlockMask for flex attention."""
-    import torch
-
     if attention == "flex_attention":
         from torch.nn.attention.flex_attention import create_block_mask
 

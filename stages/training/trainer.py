@@ -1,8 +1,8 @@
 """TRL's trainers as the stages run them: our rows in our order, checkpoints, and faults in one line."""
 
 import contextlib
-import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
@@ -12,23 +12,17 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch.utils.data import Sampler
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
-from trl import DPOTrainer, SFTTrainer
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from stages.core.cli import UserError, one_line
 from stages.core.files import Record
+from stages.core.params import near
 from stages.training import order, shared_prefix
 from stages.training.curves import Curves
 from stages.training.model import adapter, collator
-from stages.training.settings import Optimisation, Train
-
-DEFAULTS = {
-    "logging_steps": 1,
-    "save_total_limit": 2,
-    "report_to": "none",
-    "dataloader_pin_memory": torch.cuda.is_available(),
-}
+from stages.training.settings import Dpo, Optimisation, Train
 
 
 @contextlib.contextmanager
@@ -40,27 +34,39 @@ def trls_words(stage: str) -> Iterator[None]:
         raise UserError(f"params.yaml: {stage}: {one_line(e)}") from None
 
 
-def config(kind: type, stage: str, section: Optimisation, train: Train, **own: Any) -> Any:
+def check_losses(losses: Sequence[str]) -> None:
+    """Raise UserError for a loss that TRL has not: it would say so at the first step only."""
+    known = re.findall(r"'(\w+)'", DPOConfig.__dataclass_fields__["loss_type"].metadata["help"])  # where TRL lists them
+    for loss in losses:
+        if known and loss not in known:
+            raise UserError(f"params.yaml: dpo.loss_type: {loss!r} is none of {', '.join(known)}{near(loss, known)}")
+
+
+def config(stage: str, section: Optimisation, train: Train) -> Any:
     """TRL's configuration; the processes of the training are set up with it, so it comes before any model.
 
     A step is the same rows on however many processes, so their number changes no result.
 
     Args:
-        kind: SFTConfig or DPOConfig.
-        section: of `stage`; it goes before `train`.
-        own: what the stage decides itself.
+        section: of `stage`, sft or dpo; it goes before `train`.
     Raises:
         UserError: settings that TRL refuses, or processes that do not work together.
     """
+    if isinstance(section, Dpo):
+        check_losses(section.loss_type)
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if section.gradient_accumulation_steps % processes:
         raise UserError(
             f"{stage}.gradient_accumulation_steps: {section.gradient_accumulation_steps} is not a multiple of the "
             f"{processes} processes"
         )
+    kind = {"sft": SFTConfig, "dpo": DPOConfig}[stage]
     names = {field.name for field in fields(kind)}
+    defaults = {"logging_steps": 1, "save_total_limit": 2, "report_to": "none"}
     given = {key: value for key, value in {**train.model_dump(), **section.model_dump()}.items() if key in names}
-    own |= {
+    own = {
+        # the reference is the model before it is changed, so its log-probabilities are computed once for each pair
+        **({"completion_only_loss": True} if stage == "sft" else {"precompute_ref_log_probs": True}),
         "data_seed": section.seed,
         "gradient_accumulation_steps": section.gradient_accumulation_steps // processes,
         "max_length": None,  # dataset.read has seen to it
@@ -71,7 +77,7 @@ def config(kind: type, stage: str, section: Optimisation, train: Train, **own: A
         "disable_tqdm": True,
     }
     with trls_words(stage):
-        made = kind(**{**DEFAULTS, **given, **own})
+        made = kind(**{**defaults, "dataloader_pin_memory": torch.cuda.is_available(), **given, **own})
     # where accelerate cannot launch several processes, it starts one with MASTER_ADDR alone, and says nothing
     alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if alone or made.world_size != processes:
@@ -130,37 +136,15 @@ class Tokenised:
         """None for checkpoints."""
 
 
-class Sft(Tokenised, SFTTrainer):  # type: ignore[misc, unused-ignore]
+class SftTrainer(Tokenised, SFTTrainer):  # type: ignore[misc, unused-ignore]
     """TRL's SFTTrainer on supervised rows (`dataset.supervised`)."""
 
 
-class Dpo(Tokenised, DPOTrainer):  # type: ignore[misc, unused-ignore]
+class DpoTrainer(Tokenised, DPOTrainer):  # type: ignore[misc, unused-ignore]
     """TRL's DPOTrainer on tokenised pairs with `ref_chosen_logps` and `ref_rejected_logps`."""
 
 
-class Watch(TrainerCallback):  # type: ignore[misc, unused-ignore]
-    """Ends a training whose loss is no number."""
-
-    begun = False
-
-    def __init__(self, stage: str):
-        self.stage = stage
-
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Note that a checkpoint was read."""
-        self.begun = True
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Check the loss."""
-        if not math.isfinite((logs or {}).get("loss", 0.0)):
-            raise UserError(
-                f"{self.stage}: the loss is {logs['loss']} at step {state.global_step}; lower {self.stage}.learning_rate, "
-                "or set train.dtype=float32"
-            )
-
-
 def fit(
-    trainer: Any,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[Record],
@@ -168,47 +152,50 @@ def fit(
     train: Train,
     curves: Curves,
 ) -> Any:
-    """Train `model`, from the newest checkpoint where there is one; returns the trainer.
+    """Train `model` as the stage of `curves` does, from the newest checkpoint where there is one; returns the trainer.
 
     Args:
-        trainer: Sft or Dpo, with `rows` and `settings` (see `config`) for it; settings.output_dir holds the checkpoints.
+        rows: supervised rows, or tokenised pairs with the reference's log-probabilities.
+        settings: see `config`; settings.output_dir holds the checkpoints.
     Raises:
         UserError: settings that TRL refuses; out of memory; a loss that is no number; a checkpoint that cannot be read.
     """
-    watch = Watch(curves.stage)
-    with trls_words(curves.stage):
-        made = trainer(
+    stage = curves.stage
+    with trls_words(stage):
+        made: Any = {"sft": SftTrainer, "dpo": DpoTrainer}[stage](
             model,
             args=settings,
             train_dataset=Dataset.from_list(rows),
             data_collator=collator(train, tokenizer.pad_token_id),
             processing_class=tokenizer,
             peft_config=adapter(train, model),
-            callbacks=[curves, watch],
+            callbacks=[curves],
         )
     made.remove_callback(PrinterCallback)
-    folder = Path(settings.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.exists() else None
+    last = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).exists() else None
     if last:
-        print(f"{curves.stage}: continues from {Path(last).name}", file=sys.stderr)
+        print(f"{stage}: continues from {Path(last).name}", file=sys.stderr)
     try:
         made.train(resume_from_checkpoint=last)
     except UserError:
         raise
     except Exception as e:
-        raise explained(e, curves.stage, last, watch, made.state.global_step) from None
+        raise explained(e, stage, None if curves.begun else last, made.state.global_step) from None
     return made
 
 
-def explained(e: Exception, stage: str, checkpoint: str | None, watch: Watch, step: int) -> Exception:
-    """A UserError that says what to do about an exception in training, or the exception itself."""
+def explained(e: Exception, stage: str, unread: str | None, step: int) -> Exception:
+    """A UserError that says what to do about an exception in training, or the exception itself.
+
+    `unread`: the checkpoint that was being read.
+    """
     if isinstance(e, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(e):
         return UserError(
             f"{stage}: out of memory; lower {stage}.per_device_train_batch_size (raise {stage}.gradient_accumulation_steps "
             "instead), train.max_length or train.lora_r, or set train.gradient_checkpointing=true"
         )
-    if checkpoint and not watch.begun:
-        return UserError(f"{checkpoint}: cannot be continued from: {one_line(e)}; delete the folder")
+    if unread:
+        return UserError(f"{unread}: cannot be continued from: {one_line(e)}; delete the folder")
     if isinstance(e, ValueError) and not step:
         return UserError(f"params.yaml: {stage}: {one_line(e)}")  # TRL checks some settings at the first step
     return e

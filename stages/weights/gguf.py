@@ -13,8 +13,6 @@ from stages.core.cli import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-FILE_TYPES = {"F16": 1, "BF16": 32, "Q8_0": 7}
-
 
 @contextmanager
 def plain_arrays() -> Iterator[None]:
@@ -34,10 +32,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
     import torch
     from safetensors import safe_open
 
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{folder}: holds no *.safetensors file")
-    for file in files:
+    for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as f:
             for name in sorted(f.keys()):
                 yield name, f.get_tensor(name).to(torch.float32).numpy()
@@ -102,7 +97,7 @@ def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
         raise UserError(f"{template}: GGUF export knows the llama architecture, not {architecture}; serve it by URL")
     writer = gguf.GGUFWriter(out, architecture)
     _copy_metadata(reader, writer)
-    writer.add_file_type(FILE_TYPES[kind])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     quantisation = gguf.GGMLQuantizationType[kind]
     for name, array in _llama_tensors(folder, reader, template):
         if array.ndim == 1:

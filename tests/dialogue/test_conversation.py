@@ -4,8 +4,7 @@ import asyncio
 
 from fakes import FakeClient, by_role, prompt, section
 
-from stages.dialogue.assistant import ModelUnderTest
-from stages.dialogue.conversation import conversation
+from stages.dialogue.assistant import ModelUnderTest, conversation
 from stages.dialogue.grow import whole_tree
 from stages.dialogue.settings import Converse, Roleplay
 from stages.dialogue.user import User

@@ -19,11 +19,3 @@ def test_lines_and_texts_of_a_role():
     chat = transcript.messages(PAST, "So?")
     assert transcript.texts(chat, "user") == ["I fish. Where?", "I nap. When?", "So?"]
     assert transcript.texts(chat, "assistant") == ["At sea.", "At noon."]
-
-
-def test_both_kinds_of_reply_on_a_path_are_the_assistants():
-    path = [{"role": r, "text": r} for r in ("user", "preferred", "user", "rejected")]
-    assert transcript.of_path(path) == [
-        {"role": "user", "content": "user"}, {"role": "assistant", "content": "preferred"},
-        {"role": "user", "content": "user"}, {"role": "assistant", "content": "rejected"},
-    ]  # fmt: skip

@@ -16,7 +16,7 @@ from stages.core import prompts
 from stages.core.cli import UserError
 from stages.core.files import seed_of
 from stages.dialogue import assistant, binding, tree
-from stages.dialogue.conversation import conversation
+from stages.dialogue.assistant import conversation
 from stages.dialogue.grow import whole_tree
 from stages.dialogue.settings import Converse, Roleplay
 from stages.dialogue.user import User

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from stages.core import prompts
 from stages.core.cli import UserError
-from stages.training.dataset import check_row, encode, read, shorter, supervised
+from stages.training.dataset import checked, encode, read, shorter, supervised
 
 SYSTEM = "Be brief."
 ASK = [tiny.message("user", "x")]
@@ -133,14 +133,31 @@ def test_a_template_that_takes_no_system_prompt_is_named_with_the_row(rows):
 
 
 def test_rows_in_the_conversational_format_pass():
-    check_row({"prompt": ASK, "completion": ASK, "more": 1}, ("prompt", "completion"), "f:1")
+    row = {"prompt": ASK, "completion": ASK}
+    assert checked({**row, "more": 1}, ("prompt", "completion"), "f:1") == row
+
+
+def test_rows_of_messages_train_the_last_reply():
+    talk = [tiny.message(r, c) for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d"))]
+    found = checked({"messages": talk, "id": 7}, ("prompt", "completion"), "f:1")
+    assert found == {"prompt": talk[:3], "completion": talk[3:]}
+
+
+@pytest.mark.parametrize(
+    "talk, text",
+    [([], "`messages` must be a list of messages"), (ASK, "must end with a reply"),
+     ([tiny.message("assistant", "a")], "must end with a reply")],
+)  # fmt: skip
+def test_messages_without_a_reply_are_refused(talk, text):
+    with pytest.raises(UserError, match=f"f:2: .*{text}"):
+        checked({"messages": talk}, ("prompt", "completion"), "f:2")
 
 
 @pytest.mark.parametrize(
     "row",
     [{"prompt": ASK}, {"prompt": ASK, "completion": "text"}, {"prompt": ASK, "completion": []},
-     {"prompt": ASK, "completion": [{"role": "user"}]}, ["x"]],
+     {"prompt": ASK, "completion": [{"role": "user"}]}, ["x"], {"text": "a"}],
 )  # fmt: skip
 def test_other_rows_are_named_by_their_line(row):
     with pytest.raises(UserError, match=r"own\.jsonl:7: `(completion|prompt)` must be a list of messages"):
-        check_row(row, ("prompt", "completion"), "own.jsonl:7")
+        checked(row, ("prompt", "completion"), "own.jsonl:7")

@@ -58,7 +58,7 @@ def test_one_conversation_has_no_interval():
     model = rows([-1.0], [-2.0])
     found = heldout.pairs({"sft": (model, model), "dpo": (model, model)}, 0.1, ["a", "a"], 100, 1)
     seen = list(values(found))
-    assert len(seen) == 12 and all(ci is None for _, ci in seen)
+    assert len(seen) == 18 and all(ci is None for _, ci in seen)
 
 
 def test_rewards_log_probs_and_drift_of_known_pairs():

@@ -27,7 +27,7 @@ def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
     assert (out / "README.md").read_text() == "# A card"
     ends = json.loads((out / "generation_config.json").read_text())
     own = tokenizer.eos_token_id
-    assert ends["eos_token_id"] == ([*more, own] if more else own)
+    assert ends["eos_token_id"] == [own, *more]
     assert ends["pad_token_id"] == tokenizer.pad_token_id != own
 
     loaded, spoken = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)

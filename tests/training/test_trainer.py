@@ -7,13 +7,11 @@ import pytest
 import tiny
 from tiny import one_thread  # noqa: F401
 
-from stages import dpo, sft
 from stages.core.cli import UserError
 from stages.training import model, trainer
 from stages.training.curves import Curves
 from stages.training.dataset import encode
 
-STAGES = {"sft": sft, "dpo": dpo}
 NEEDED = {"robust": {"label_smoothing": 0.1}, "exo_pair": {"label_smoothing": 0.001}}
 
 
@@ -24,7 +22,8 @@ def losses():
 
 
 def config(stage="sft", **changes):
-    return STAGES[stage].config(tiny.params(stage, **changes))
+    p = tiny.params(stage, **changes)
+    return trainer.config(stage, getattr(p, stage), p.train)
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +34,17 @@ def folder(tmp_path_factory):
 def fitted(folder, tmp_path, **changes):
     """(trainer, weights of its head before) of a short DPO of the model in `folder` on four pairs."""
     p = tiny.params("dpo", train__lora_r=0, **changes)
-    settings = dpo.config(p)
+    settings = trainer.config("dpo", p.dpo, p.train)
     settings.output_dir = str(tmp_path / "ckpt")
     policy, words = model.load(folder, p.train)
     before = policy.lm_head.weight.detach().clone()
     pairs = []
     for row in tiny.conversations(2, 2):
-        sides = {side: encode(row["prompt"], row[side], words) for side in dpo.SIDES}
+        sides = {side: encode(row["prompt"], row[side], words) for side in model.SIDES}
         ids = {f"{side}_ids": after for side, (_, after) in sides.items()}
         pairs.append({"prompt_ids": sides["chosen"][0], **ids, "conversation": row["prompt"][1]["content"]})
-    pairs = dpo.with_reference(pairs, dpo.both_sides(policy, pairs, p, words.pad_token_id))
-    return trainer.fit(trainer.Dpo, policy, words, pairs, settings, p.train, Curves(tmp_path / "live", "dpo")), before
+    pairs = model.with_reference(policy, pairs, p.train, words.pad_token_id)
+    return trainer.fit(policy, words, pairs, settings, p.train, Curves(tmp_path / "live", "dpo")), before
 
 
 def test_settings_go_to_trl_and_those_of_the_stage_before_those_of_train():
@@ -75,10 +74,9 @@ def test_values_that_its_trainer_refuses_are_one_line_too(folder, tmp_path):
 
 
 def test_a_value_error_of_the_first_step_is_one_of_the_settings_and_later_ones_are_not():
-    watch = trainer.Watch("dpo")
     error = ValueError("Unknown loss type: x\nmore")
-    assert str(trainer.explained(error, "dpo", None, watch, 0)) == "params.yaml: dpo: Unknown loss type: x"
-    assert trainer.explained(error, "dpo", None, watch, 3) is error
+    assert str(trainer.explained(error, "dpo", None, 0)) == "params.yaml: dpo: Unknown loss type: x"
+    assert trainer.explained(error, "dpo", None, 3) is error
 
 
 def test_accumulation_must_be_shared_out_evenly(monkeypatch):

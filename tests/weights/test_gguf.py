@@ -55,7 +55,7 @@ def test_weights_and_metadata_come_back(tmp_path, folder, template):
         assert np.allclose(got, array, atol=1e-3), name
     contents = {name: field.contents() for name, field in reader.fields.items()}
     assert contents["general.name"] == "Tiny" and contents["tokenizer.ggml.tokens"] == ["a", "b"]
-    assert contents["general.file_type"] == ours.FILE_TYPES["F16"] and contents["llama.attention.head_count_kv"] == 2
+    assert contents["general.file_type"] == gguf.LlamaFileType.MOSTLY_F16 and contents["llama.attention.head_count_kv"] == 2
 
 
 def test_tensors_of_another_model_are_named(tmp_path, folder, template):
