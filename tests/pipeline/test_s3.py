@@ -87,7 +87,7 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(pushed, store, tmp_path
     (second / "dvc.lock").unlink()
     done = shell(second, repro)
     assert done.returncode == 0 and ran(done) == ["judge@base"], done.stderr
-    assert "Stage 'seed_personas' is cached - skipping run" in done.stdout and "3 of 3 from the cache" in done.stderr
+    assert "Stage 'seed_personas' is cached - skipping run" in done.stdout and "stored=3" in done.stderr
     assert (second / "data/judgements/base.jsonl").read_bytes() == judged
 
 
