@@ -21,7 +21,7 @@ from stages import calibrate, converse, filter_personas, judge, roleplay, seed_p
 from stages.core import params, prompts
 from stages.core.aio import run_async
 from stages.core.cli import parser, run
-from stages.core.files import Record, read_jsonl, read_text, root
+from stages.core.files import Record, read_jsonl, read_text
 from stages.core.progress import Progress
 from stages.core.prompts import Message
 from stages.dialogue import assistant, binding, grow
@@ -30,7 +30,7 @@ from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
-from stages.llm.cache import Cache
+from stages.llm.cache import Cache, folder_of
 from stages.llm.client import Client
 from stages.llm.reply import Reply
 from stages.llm.request import Request
@@ -121,7 +121,7 @@ class PlannedCalls:
         """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
         model = "local" if role.model in self.servers.folders else role.model
         tokens, seconds, logprobs = self._replies.means.get((role.name, model), (None, None, True))
-        return tokens or USED * role.tokens, seconds, logprobs
+        return tokens or USED * (role.tokens + self.servers.wire(role.model).thinking), seconds, logprobs
 
     def _stand_in(self, request: Request) -> Reply:
         """A reply as long as expected; no two are alike."""
@@ -330,7 +330,8 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
 
 def planned(line: Pipeline) -> dict[str, Needs]:
     """The plan of the current params; nothing is asked, nothing is stored."""
-    with Cache(root()) as cache:
+    settings = params.load("roleplay", roleplay.Params).llm
+    with Cache(folder_of(settings.cache)) as cache:
         return run_async(plan(line, Replies(cache)))
 
 
@@ -382,7 +383,8 @@ def show() -> None:
     print(f"Training to run: {', '.join(trained) or 'none'}. USD: at the prices in llm.endpoints, nothing for local models;")
     print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
     print("stored: in the cache by then, also what a line above it will have asked for.")
-    for note in check.keyless(params.load_yaml("params.yaml")):
+    values = params.load_yaml("params.yaml")
+    for note in [*check.unsent(values), *check.keyless(values)]:
         print(note)
 
 
