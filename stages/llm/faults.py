@@ -111,7 +111,7 @@ def _mention(name: str) -> re.Pattern[str]:
 
 
 def refusal(status: int, body: Any, retry_after: float | None = None) -> Refusal:
-    """The error in the body of an answer: OpenAI's shape, FastAPI's `detail`, a router's with its provider's text, or a text."""
+    """The error in the body of an answer: OpenAI's shape, FastAPI's `detail`, a router's with its provider's, or a text."""
     if isinstance(body, list) and body:
         body = body[0]
     if isinstance(body, dict) and "error" in body:

@@ -22,7 +22,7 @@ NO_THOUGHTS = {"chat_template_kwargs": {"enable_thinking": False}}  # templates 
 
 
 class Dialect(Section):
-    """What requests carry. Parameters have the names of OpenAI's protocol: temperature, top_p, max_tokens, seed, stop, ..."""
+    """What requests carry. Parameters have the names of OpenAI's protocol: temperature, max_tokens, seed, stop, ..."""
 
     profile: str = ""
     """Ready settings for a well-known server (llm/profiles.py); empty: none, the request as OpenAI's protocol has it."""

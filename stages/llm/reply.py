@@ -193,7 +193,7 @@ def _end(reply: Reply) -> str:
 
 
 def outcome(reply: Reply) -> str:
-    """Named outcome of a reply: ok, truncated, filtered, refused, empty, or unfinished: its end is none of the known ones."""
+    """Named outcome of a reply: ok, truncated, filtered, refused, empty, or unfinished: its end is none of the known."""
     end = _end(reply)
     if end in FILTERED:
         return "filtered"
