@@ -187,8 +187,8 @@ class Endpoint:
             self._forbidden += 1
             meaning = f"status_{fault.status}" if self._answered and self._forbidden < FORBIDDEN_ROW else faults.STOP
         if meaning == faults.STOP:
-            what = "has no quota or balance left" if fault.status in (402, 429) else f"answers {fault.status}"
-            return UserError(f"endpoint {self.name} {what}: {message}")
+            what = ": out of quota or balance" if fault.status in (402, 429) else f" answers {fault.status}"
+            return UserError(f"endpoint {self.name}{what}: {message}")
         if meaning == f"status_{fault.status}" and fault.status in (400, 422) and not self._local:
             sent = json.loads(body)
             if name := fault.named(sent):

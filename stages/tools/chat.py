@@ -32,12 +32,13 @@ class Talk:
     """One model's side: its server and the conversation as it saw it."""
 
     def __init__(self, folder: Path, system: list[Message], settings: Llm):
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         e = settings.embedded
         self.folder, self.system = folder, system
         self.engine = local.start(folder, slots=1, context=e.context, threads=e.threads)
-        self._client = OpenAI(base_url=self.engine.url, api_key=self.engine.key, max_retries=0)
+        http = DefaultHttpxClient(trust_env=False)  # loopback, whatever HTTP_PROXY says
+        self._client = OpenAI(base_url=self.engine.url, api_key=self.engine.key, max_retries=0, http_client=http)
         self.reset()
 
     def reset(self) -> None:
