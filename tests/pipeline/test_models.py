@@ -72,9 +72,9 @@ def test_half_characters_do_not_hang_a_stage_and_lose_nothing(played, server):
 
 def test_one_flagged_input_is_failed_alone_in_every_run(played, server):
     flagged = {"error": {"code": 403, "message": "Your input was flagged by moderation"}}
-    persona = played.rows("data/personas/train.jsonl")[0]
-    first = persona["profile"].split(". ")[0]
-    server.reply = lambda body: (403, flagged) if first in body["messages"][-1]["content"] else spoken(body)
+    facts = played.rows("data/personas/train.jsonl")[0]["profile"].rstrip(".").split(". ")
+    bad = lambda body: any(fact in body["messages"][-1]["content"] for fact in facts)  # noqa: E731
+    server.reply = lambda body: (403, flagged) if bad(body) else spoken(body)
     played.set(roleplay__max_failed_share=1.0)
     for _ in range(2):
         played.run("roleplay")
