@@ -40,7 +40,7 @@ _ADVICE = (  # by what SQLite says
     ("unable to open", f"it cannot be opened; {_ELSEWHERE} of yours"),
     ("not a database", "move it away or restore it"),
     ("malformed", "move it away or restore it"),
-    ("i/o error", _LOCKS),
+    ("i/o error", f"free disk space and run again; if there is some, {_LOCKS}"),
     ("locking protocol", _LOCKS),
     ("is locked", f"another process writes to it for over a minute, or {_LOCKS}"),
 )
