@@ -51,7 +51,8 @@ from stages.tools import check, preset
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
-STAND_IN = "1 stands in for x"  # how a reply begins that is not stored; a verdict and a score can be read from it
+STAND_IN = "Stands in for x"  # how a reply begins that is not stored
+NUMBER = ("judge", "verifier")  # roles whose reply must be read as a number
 
 
 class Unknown(Exception):
@@ -133,10 +134,11 @@ class PlannedCalls:
         return tokens or USED * (role.tokens + self.servers.wire(role.model).thinking), seconds, logprobs
 
     def _stand_in(self, request: Request) -> Reply:
-        """A reply as long as expected; no two are alike."""
+        """A reply as long as expected; no two are alike but for numbers."""
         tokens, _, logprobs = self._means(request.role)
         words = int(tokens) - len(STAND_IN.split())
-        reply: Reply = {"text": f"{STAND_IN}{request.key[:12]}" + " word" * words, "finish": "stop"}
+        text = "1" if request.role.name in NUMBER else f"{STAND_IN}{request.key[:12]}" + " word" * words
+        reply: Reply = {"text": text, "finish": "stop"}
         if request.role.logprobs and logprobs:
             reply["logprobs"] = [["1", [["1", 0.0]]]]
         return reply
