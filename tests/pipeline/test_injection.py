@@ -35,6 +35,11 @@ PAYLOADS = [
 ]
 
 
+def on_one_line(text):
+    """As a role says it whose reply ends at its first line break."""
+    return text.replace("\n", " // ")
+
+
 class Scripted:
     """A backend whose models say what they say about anything, with `payload` in it; verifier and judge say `verdict`."""
 
@@ -46,7 +51,7 @@ class Scripted:
         role = request.role.name
         self.asked.append((role, request.messages))
         number = sum(name == role for name, _ in self.asked)
-        text = self.verdict if role in ("verifier", "judge") else f"{role} {number} says {self.payload} so"
+        text = self.verdict if role in ("verifier", "judge") else f"{role} {number} says {on_one_line(self.payload)} so"
         return {"text": text, "finish": "stop"}, False
 
     async def close(self, interrupted):
@@ -88,12 +93,13 @@ def test_a_text_changes_nothing_but_itself(grown, payload):
     assert len(harmless) == len(hostile) == 3 * 6
 
     def swapped(text):  # an item of a persona is one line
-        return text.replace("harmless\nwords", payload).replace("harmless words", " ".join(payload.split()))
+        said = text.replace(on_one_line("harmless\nwords"), on_one_line(payload)).replace("harmless\nwords", payload)
+        return said.replace("harmless words", " ".join(payload.split()))
 
     for (role, expected), (_, messages) in zip(harmless, hostile, strict=True):
         assert messages == [{**m, "content": swapped(m["content"])} for m in expected], role
     for node in t["nodes"]:
-        assert payload in node["text"]
+        assert on_one_line(payload) in node["text"]
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
