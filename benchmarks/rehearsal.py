@@ -129,6 +129,8 @@ def prepare(scratch, share, url):
 
     whole = preset.load("paper")[1]
     whole["roles"].update({k: "rehearsal:script" for k in whole["roles"] if k.endswith("_model")})
+    for section in ("generator", "user", "judge"):
+        whole[section]["model"] = "rehearsal:script"
     personas = whole["filter_personas"]
     personas["train"] = round(personas["train"] * share)
     personas["eval_profiles"] = max(1, round(personas["eval_profiles"] * share))

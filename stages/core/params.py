@@ -84,9 +84,11 @@ def _place(schema: Any, loc: tuple[int | str, ...]) -> tuple[str, list[str]]:
         fields = getattr(schema, "model_fields", {})
         if not fields and str(place) in ("str", "int", "float", "bool"):
             continue  # the member of a union that pydantic tried
-        known = [f"{name}{join}{key}" for key in fields]
+        flat_section = getattr(schema, "FLAT", False)
+        inside = {key: getattr(f.annotation, "model_fields", {}) if flat_section else {} for key, f in fields.items()}
+        known = [f"{name}{join}{k}" for key, keys in inside.items() for k in [f"{key}_{x}" for x in keys] or [key]]
         name = f"{name}{join}{place}"
-        join = "_" if getattr(schema, "FLAT", False) else "."
+        join = "_" if flat_section else "."
         inner = fields[str(place)].annotation if str(place) in fields else None
         schema = get_args(schema)[1] if get_origin(schema) is dict else inner
     return name, known

@@ -6,15 +6,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from stages.core.files import root
 from stages.llm.batch import Batches
 from stages.llm.budget import Budget
-from stages.llm.cache import Cache
-from stages.llm.endpoint import Endpoint
-from stages.llm.reply import Reply, from_answer
+from stages.llm.cache import Cache, folder_of
+from stages.llm.endpoint import CallFailed, Endpoint
+from stages.llm.reply import Reply, Unreadable, from_answer
 from stages.llm.request import Request
 from stages.llm.servers import Servers
-from stages.llm.settings import Llm
+from stages.llm.settings import Llm, Price
 
 GRACE_S = 1.5  # how long Ctrl-C waits for answers that are already paid for
 
@@ -33,6 +32,14 @@ class Backend(Protocol):
         ...
 
 
+def _read(answer: dict[str, Any], price: Price | None, *, local: bool, seconds: float) -> Reply:
+    """`from_answer`. Raises CallFailed for a reply that is no text."""
+    try:
+        return from_answer(answer, price, local=local, seconds=seconds)
+    except Unreadable as e:
+        raise CallFailed("malformed", str(e)) from None
+
+
 class PaidCalls:
     """Stored replies; others are paid for within the budget, and stored before they are used.
 
@@ -45,7 +52,7 @@ class PaidCalls:
     def __init__(self, stage: str, settings: Llm, folders: dict[str, Path]):
         self.stage, self.settings = stage, settings
         self.servers = Servers(settings, folders)
-        self.cache = Cache(root())
+        self.cache = Cache(folder_of(settings.cache))
         self.budget = Budget(settings.budget_usd, settings.budget_calls)
         self._running: set[asyncio.Task[tuple[Reply, bool]]] = set()
         self._in_batches = 0  # calls that wait for a batch
@@ -78,16 +85,18 @@ class PaidCalls:
         role, key, size = request.role, request.key, request.size
         endpoint, served = await self.servers.reach(role.model)
         price, batched = self.servers.price(role), self.servers.batched(role)
-        await self.budget.reserve(key, role.model, price.usd(size, 0, role.tokens) if price else None)
+        await self.budget.reserve(key, role.model, price.usd(size, 0, request.tokens) if price else None)
         self._in_batches += batched
         cost: float | None = 0.0  # of a call that nothing came of
         try:
             data, seconds = request.to(served), 0.0
             if batched:
-                answer = await self._batch(endpoint).answer(key, json.loads(data), {**about, "served": served})
+                tokens = size // 4 + request.tokens
+                answer = await self._batch(endpoint).answer(key, json.loads(data), {**about, "served": served}, tokens)
             else:
-                answer, seconds = await endpoint.post(data, tokens=size // 4 + role.tokens)
-            reply = from_answer(answer, price, local=role.model in self.servers.folders, seconds=seconds)
+                answer, seconds = await endpoint.post(data, tokens=size // 4 + request.tokens)
+            cost = None
+            reply = _read(answer, price, local=role.model in self.servers.folders, seconds=seconds)
             cost = reply["cost_usd"]
             return reply
         finally:
@@ -97,12 +106,12 @@ class PaidCalls:
     def _batch(self, endpoint: Endpoint) -> Batches:
         async def store(key: str, answer: dict[str, Any], about: dict[str, str]) -> None:
             price = endpoint.limits.prices.get(about.pop("served"))
-            reply = from_answer(answer, price.batched() if price else None, local=False, seconds=0.0)
+            reply = _read(answer, price.batched() if price else None, local=False, seconds=0.0)
             await self.cache.put(key, reply, **about)
 
         if endpoint.name not in self._batches:
             online = lambda: len(self._running) - self._in_batches  # until their replies are stored  # noqa: E731
-            self._batches[endpoint.name] = Batches(endpoint, self.cache, store, online, self.settings.batch_poll_s)
+            self._batches[endpoint.name] = Batches(endpoint, self.cache, store, online, self.settings)
         return self._batches[endpoint.name]
 
     async def close(self, interrupted: bool) -> None:

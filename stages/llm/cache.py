@@ -1,11 +1,11 @@
-"""Replies once paid for: an SQLite file under $DVC_ROOT/.cache shared by every run and process of the repository.
+"""Replies once paid for: an SQLite file in $DVC_ROOT/.cache, or in `llm.cache`, shared by every run and process.
 
 A reply is committed to disk before anyone uses it. A process that is about to make a call claims its key first, so two
 processes never pay for the same reply; the claim of a process that died is void (its lock file is no longer locked).
 """
 
 import asyncio
-import contextlib
+import errno
 import fcntl
 import json
 import sqlite3
@@ -16,7 +16,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from stages.core.cli import UserError
+from stages.core.cli import UserError, one_line
+from stages.core.files import root
 from stages.llm.reply import COUNTS
 
 _SCHEMA = """
@@ -30,29 +31,57 @@ COLUMNS = ("key", "reply", "stage", "role", "model", "created", *COUNTS)
 INSERT = "INSERT OR IGNORE INTO replies VALUES(?,?,?,?,?,?,?,?,?,?)"
 
 
+_ELSEWHERE = "set llm.cache in params.yaml to a folder"
+_LOCKS = f"locks do not work there, as on some NFS and Lustre mounts; {_ELSEWHERE} on a disk of this machine"
+_ADVICE = (  # by what SQLite says
+    ("full", "free disk space and run again"),
+    ("readonly", f"it cannot be written; {_ELSEWHERE} of yours"),
+    ("unable to open", f"it cannot be opened; {_ELSEWHERE} of yours"),
+    ("not a database", "move it away or restore it"),
+    ("malformed", "move it away or restore it"),
+    ("i/o error", f"free disk space and run again; if there is some, {_LOCKS}"),
+    ("locking protocol", _LOCKS),
+    ("is locked", f"another process writes to it for over a minute, or {_LOCKS}"),
+)
+
+
+def folder_of(setting: str) -> Path:
+    """Folder of the stored replies. `setting`: llm.cache; what is not absolute lies in the repository that DVC runs for."""
+    return root().parent / Path(setting).expanduser() if setting else root()
+
+
+def advice(error: BaseException) -> str:
+    """What to do about an error of the cache's file or of its locks."""
+    text = str(error).lower()
+    return next((said for words, said in _ADVICE if words in text), "run again; what is stored stays")
+
+
 class Cache:
     """Key -> reply (any JSON object). One instance a process; use it as a context manager.
 
     Raises:
-        UserError: the file is not a cache, or the disk is full; nothing already stored is harmed.
+        UserError: the file is no cache, the folder cannot be locked, or the disk is full; nothing already stored is harmed.
     """
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "replies.sqlite"
         self._owners = folder / "owners"
-        self._owners.mkdir(exist_ok=True)
         self.owner = uuid.uuid4().hex
-        self._lock = (self._owners / self.owner).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
+            self._owners.mkdir(parents=True, exist_ok=True)
+            self._lock = (self._owners / self.owner).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
             with (folder / "opening").open("w") as f:  # sqlite does not wait where two processes turn to WAL at once
                 fcntl.flock(f, fcntl.LOCK_EX)
                 self.db = self._connect()
                 self.db.executescript(_SCHEMA)
                 self._write_db = self._connect()  # its own, so that reads in the event loop never wait for a commit
         except sqlite3.Error as e:
-            raise UserError(f"{self.path}: not a usable reply cache ({e}); move it away or restore it") from None
+            raise UserError(f"{self.path}: not a usable reply cache ({e}): {advice(e)}") from None
+        except OSError as e:
+            no_locks = e.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EIO)
+            found = _LOCKS if no_locks else f"{_ELSEWHERE} of yours"
+            raise UserError(f"{folder}: not usable for the reply cache ({e.strerror}): {found}") from None
         self._waiting: list[tuple[str, tuple[Any, ...], asyncio.Future[int]]] = []
         self._writer: asyncio.Task[None] | None = None
         self._committing = threading.Lock()  # a commit goes on in its thread when the run around it is cancelled
@@ -72,8 +101,8 @@ class Cache:
     def close(self) -> None:
         """Store what is waiting for it, drop this process's claims and its lock."""
         waiting = [(sql, values) for sql, values, _ in self._waiting]
-        with contextlib.suppress(sqlite3.Error):  # on a full disk; without the lock the claims are void all the same
-            self._commit([*waiting, ("DELETE FROM claims WHERE owner=?", (self.owner,))])
+        # what fails, as on a full disk, is lost; without the lock the claims are void all the same
+        self._stored([*waiting, ("DELETE FROM claims WHERE owner=?", (self.owner,))])
         self.db.close()
         with self._committing:
             self._write_db.close()
@@ -82,7 +111,10 @@ class Cache:
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The stored reply, or None."""
-        row = self.db.execute("SELECT reply FROM replies WHERE key=?", (key,)).fetchone()
+        try:
+            row = self.db.execute("SELECT reply FROM replies WHERE key=?", (key,)).fetchone()
+        except sqlite3.Error as e:
+            raise UserError(f"{self.path}: cannot be read ({e}): {advice(e)}") from None
         return None if row is None else dict(json.loads(row[0]))
 
     def has(self, key: str) -> bool:
@@ -155,16 +187,26 @@ class Cache:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             try:
-                counts = await asyncio.to_thread(self._commit, [(s, v) for s, v, _ in batch])
-            except sqlite3.Error as e:
-                error = UserError(f"{self.path}: a reply could not be stored ({e}); free disk space and run again")
+                counts: list[int | Exception] = await asyncio.to_thread(self._stored, [(s, v) for s, v, _ in batch])
+            except BaseException:  # the run is over; nobody may wait for ever
                 for _, _, future in batch:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
+                    future.cancel()
+                raise
             for (_, _, future), n in zip(batch, counts, strict=True):
-                if not future.done():
+                if future.done():
+                    continue
+                if isinstance(n, Exception):
+                    what = f"a reply could not be stored ({one_line(n)})"
+                    future.set_exception(UserError(f"{self.path}: {what}: {advice(n)}"))
+                else:
                     future.set_result(n)
+
+    def _stored(self, statements: list[tuple[str, tuple[Any, ...]]]) -> list[int | Exception]:
+        """Row count of each statement once it is committed, or its error. One that fails does not lose the others."""
+        try:
+            return [*self._commit(statements)]
+        except Exception as e:
+            return [e] if len(statements) == 1 else [result for one in statements for result in self._stored([one])]
 
     def _commit(self, statements: list[tuple[str, tuple[Any, ...]]]) -> list[int]:
         db = self._write_db

@@ -17,7 +17,7 @@ from stages.core.prompts import Message
 from stages.llm.backend import Backend
 from stages.llm.endpoint import CallFailed
 from stages.llm.ledger import Ledger
-from stages.llm.reply import Reply, outcome
+from stages.llm.reply import Reply, outcome, said, why
 from stages.llm.request import Request, request
 from stages.llm.settings import Role
 from stages.weights import control_tokens
@@ -59,7 +59,7 @@ class Client:
         """The call as it is sent: local engines would obey control tokens that a text spells out."""
         if folder := self.servers.folders.get(role.model):
             messages = control_tokens.escaped(messages, folder)
-        return request(self.servers.identity(role.model), role, messages, seed, schema)
+        return request(self.servers.identity(role.model), role, messages, seed, schema, self.servers.wire(role.model))
 
     async def ask(
         self,
@@ -81,20 +81,27 @@ class Client:
             CallFailed: no draw gave an accepted outcome.
         """
         found, text = "", ""
-        for sample in range(self.resamples + 1 if role.temp else 1):  # greedy decoding repeats itself
+        for sample in range(self.resamples + 1):
             call = self.request(role, messages, seed if sample == 0 else seed_of(seed, sample), schema)
-            reply, stored = await self.backend.reply(call)
+            whole, stored = await self.backend.reply(call)
+            reply = said(whole, role.stop)
             found, text = outcome(reply), reply["text"]
+            accepted = found in role.accept and (text or not reply["thought"] or "empty" in role.accept)
             value = None
-            if found in ("ok", *role.accept):
+            if found == "ok" or accepted:
                 try:
                     value = parse(text)
                 except ValueError as e:
                     found, text = "unreadable", f"{e}: {text}"
-            served = self.servers.served_name(role.model, reply.get("served_model"))
-            self.ledger.record(role.name, reply, found, stored=stored, served=served)
-            if found in role.accept:
+                    accepted = found in role.accept
+            served = self.servers.served_name(role.model, whole.get("served_model"))
+            self.ledger.record(role.name, whole, found, stored=stored, served=served, unsent=call.unsent)
+            if accepted:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
+            if found != "unreadable":
+                text = why(reply) + text
+            if not call.sampled:  # greedy decoding repeats itself
+                break
         raise CallFailed(found, text)
 
     async def in_order(self, role: Role, jobs: Sequence[Job[T]]) -> list[T]:

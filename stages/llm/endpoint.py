@@ -1,25 +1,33 @@
 """One OpenAI-compatible server, and what happens when it refuses or falls over.
 
-The only retry loop there is (the SDK's own is off). Policies per class of fault (limiter.py says when a call goes out):
-  429                       Retry-After, else full jitter; fewer calls at once
-  5xx, timeout, reset       one breaker for all callers, one probe at a time while it is open; a deadline per call
-  400, 413, 422             the same request is never sent again: the call failed
-  401, 403, 404, quota      stop: one line
+The only retry loop there is (the SDK's own is off). Policies per meaning of a fault (faults.py says which it is, limiter.py
+when a call goes out):
+  rate limit                Retry-After, and at least a pause that grows; fewer calls at once
+  server's, timeout, reset  one breaker for all callers, one probe at a time while it is open; a deadline per call
+  of this request           never sent again: the call failed
+  of every request          (key, address, no money, a parameter that the model does not take) stop: one line
 """
 
 import asyncio
+import ipaddress
 import json
 import os
 import time
 import weakref
 from pathlib import Path
 from typing import Any, TypeGuard
+from urllib.parse import urlsplit
 
 from stages.core.cli import UserError, one_line
-from stages.llm.limiter import Limiter
+from stages.llm import faults
+from stages.llm.faults import Refusal
+from stages.llm.limiter import Limiter, retry_after
+from stages.llm.profiles import advised
+from stages.llm.reply import clean
 from stages.llm.settings import Limits
 
 ABSENT_S = 20.0  # how long connections to a server may fail that has never answered
+FORBIDDEN_ROW = 10  # 403s without a reason in a row that are no longer each request's own
 
 
 class CallFailed(Exception):
@@ -51,9 +59,24 @@ def key_named(name: str) -> str:
     return key
 
 
-def _is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
+def is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether an answer has the shape of a chat completion, as far as the choice and its message go."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
-    return isinstance(choices, list) and bool(choices) and isinstance((choices[0] or {}).get("message"), dict)
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, dict) and isinstance(first.get("message"), dict)
+
+
+def loopback(url: str) -> bool:
+    """Whether an address is this machine's own."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
 
 
 class Endpoint:
@@ -64,8 +87,10 @@ class Endpoint:
         self._key = key if key is not None else key_named(limits.key_env) if limits.key_env else "none"
         if not self._key:
             raise UserError(f"endpoint {name}: set {limits.key_env} to its API key, in the environment or in .env")
+        self._local = key is not None
         self._client: Any = None
         self._answered = 0.0  # moment of the last answer
+        self._forbidden = 0  # 403s without a reason since then
         self.sending: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # callers whose request is with the server
 
     async def close(self) -> None:
@@ -82,12 +107,13 @@ class Endpoint:
             from openai import AsyncOpenAI, DefaultAioHttpClient
 
             pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
+            direct = loopback(self.limits.base_url)  # chats and the run's key stay on the machine, whatever HTTP_PROXY says
             self._client = AsyncOpenAI(
                 base_url=self.limits.base_url,
                 api_key=self._key,
                 max_retries=0,
                 timeout=self.limits.timeout_s,
-                http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s),
+                http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s, trust_env=not direct),
             )
             gc.collect()
             gc.freeze()  # what is imported by now stays: scanning it again took a tenth of the time per call
@@ -127,56 +153,96 @@ class Endpoint:
             try:
                 # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
                 answer = await client.post("/chat/completions", cast_to=object, content=body)
-                if not _is_completion(answer):
-                    raise CallFailed("malformed", self.redacted(answer, 2000))
-                self._answered = time.monotonic()
-                self.limiter.answered()
-                return answer, self._answered - sent
+                fault = faults.inside(answer)
+                if fault is None:
+                    if not is_completion(answer):
+                        raise CallFailed("malformed", self.redacted(answer, 2000))
+                    self.answered()
+                    self.limiter.answered()
+                    return answer, self._answered - sent
+                pause = self._pause(fault, None, body, tries, begun, probe)
             except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
                 raise CallFailed("malformed", self.redacted(e)) from None
-            except openai.APIError as e:
-                pause = self._pause(e, tries, begun, probe)
+            except openai.APIStatusError as e:
+                fault = faults.refusal(e.status_code, e.body or e.response.text, retry_after(e.response.headers))
+                pause = self._pause(fault, e, body, tries, begun, probe)
+            except openai.APIConnectionError as e:  # timeouts too
+                pause = self._pause(None, e, body, tries, begun, probe)
             finally:
                 self.limiter.leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
             await asyncio.sleep(pause)
 
-    def _pause(self, error: Any, tries: int, begun: float, probe: bool) -> float:
+    def answered(self) -> None:
+        """The server answered a request, so the key is right."""
+        self._answered, self._forbidden = time.monotonic(), 0
+
+    def refused(self, fault: Refusal, body: bytes) -> CallFailed | UserError | None:
+        """What a refusal of the request `body` comes to; None where it is to be sent again."""
+        meaning, message = fault.meaning(), self.redacted(fault.message)
+        if meaning in (faults.WAIT, faults.RETRY):
+            return None
+        if meaning == faults.FORBIDDEN:
+            self._forbidden += 1
+            meaning = f"status_{fault.status}" if self._answered and self._forbidden < FORBIDDEN_ROW else faults.STOP
+        if meaning == faults.STOP:
+            what = ": out of quota or balance" if fault.status in (402, 429) else f" answers {fault.status}"
+            return UserError(f"endpoint {self.name}{what}: {message}")
+        if meaning == f"status_{fault.status}" and fault.status in (400, 422) and not self._local:
+            sent = json.loads(body)
+            if name := fault.named(sent):
+                return UserError(self._leave_out(name, str(sent.get("model")), message))
+        return CallFailed(meaning, message)
+
+    def _leave_out(self, name: str, model: str, message: str) -> str:
+        """The fault of a parameter that the server does not take, and the settings that leave it out."""
+        here = f"llm.endpoints.{self.name}"
+        family = advised(self.limits.aliases.get(model, model))
+        profile = (
+            f"{here}.profile to {family} (what is known of such models), or " if family and not self.limits.profile else ""
+        )
+        other = f" or {here}.rename to {{max_tokens: max_completion_tokens}}" if name == "max_tokens" else ""
+        return f"endpoint {self.name}: {model} does not take {name}: {message}; set {profile}{here}.omit to [{name}]{other}"
+
+    def _pause(
+        self, fault: Refusal | None, error: Exception | None, body: bytes, tries: int, begun: float, probe: bool
+    ) -> float:
         """Seconds until the same request is sent again.
 
         Args:
+            fault: what the server refused it with; None where no answer came.
+            error: of the SDK.
             tries: how often it was sent before.
             begun: moment at which it was sent first.
             probe: whether it probed an open breaker.
         Raises:
             CallFailed, UserError: sending it again is of no use, or the deadline would pass.
         """
-        import openai
-
-        message = self.message(error)
-        if isinstance(error, openai.RateLimitError):
-            if "quota" in f"{getattr(error, 'code', '')} {error}".lower():
-                raise UserError(f"endpoint {self.name}: out of quota: {message}") from None
-            pause = self.limiter.refused(error.response.headers.get("retry-after", ""), tries)
-        elif isinstance(error, openai.AuthenticationError | openai.PermissionDeniedError | openai.NotFoundError):
-            raise UserError(f"endpoint {self.name} answers {error.status_code}: {message}") from None
-        elif isinstance(error, openai.APIConnectionError | openai.InternalServerError):  # timeouts are connection errors
-            pause = self.limiter.fault(tries)
+        limited = fault is not None and fault.meaning() == faults.WAIT
+        if fault is not None:
+            if refused := self.refused(fault, body):
+                self.limiter.rejected()
+                raise refused from None
+            message = self.redacted(fault.message)
+        else:
+            assert error is not None
+            message = self.message(error)
+        if fault is not None and limited:
+            pause = self.limiter.refused(fault.retry_after, tries)
+        else:
+            pause = self.limiter.fault(tries, fault.retry_after if fault else None)
             if probe:
                 pause = 0.0  # the breaker's own clock decides
-        elif isinstance(error, openai.APIStatusError):
-            self.limiter.rejected()
-            reason = "context_overflow" if "context" in str(error).lower() else f"status_{error.status_code}"
-            raise CallFailed(reason, message) from None
-        else:
-            raise error
         # a wrong address is not waited for as a restart is
-        absent = not self._answered and type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+        away = error is not None and fault is None
+        absent = (
+            away and not self._answered and type(error and error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+        )
         patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
         if time.monotonic() + pause > begun + patience:
-            if self._answered < begun and isinstance(error, openai.APIConnectionError | openai.RateLimitError):
-                what = "is not there" if isinstance(error, openai.APIConnectionError) else "keeps to its rate limit"
+            if self._answered < begun and (away or limited):
+                what = "keeps to its rate limit" if limited else "is not there"
                 raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {message}") from None
             raise CallFailed("deadline", message) from None
         return pause
@@ -189,5 +255,5 @@ class Endpoint:
 
     def redacted(self, text: object, limit: int = 300) -> str:
         """`text` on one line of at most `limit` characters, without the key (which a cut must not leave a part of)."""
-        line = one_line(text, 1_000_000)
+        line = one_line(clean(str(text)), 1_000_000)
         return (line if self._key == "none" else line.replace(self._key, "***"))[:limit]

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ class Calls:
     outcomes: Counter[str] = field(default_factory=Counter)
     served: Counter[str] = field(default_factory=Counter)
     """What the servers call the model."""
+    unsent: set[str] = field(default_factory=set)
+    """Parameters that were not sent as params.yaml has them."""
+    thinking: int = 0
+    """Tokens of thoughts, as far as servers count them."""
 
 
 class Ledger:
@@ -33,12 +38,22 @@ class Ledger:
         self.failed: list[dict[str, Any]] = []
         self._start = time.monotonic()
 
-    def record(self, role: str, reply: Reply, outcome: str, *, stored: bool, served: str) -> None:
-        """Count a reply and what came of it. `stored`: it was in the cache; `served`: its server's name of the model."""
+    def record(
+        self, role: str, reply: Reply, outcome: str, *, stored: bool, served: str, unsent: Iterable[str] = ()
+    ) -> None:
+        """Count a reply and what came of it.
+
+        Args:
+            stored: it was in the cache.
+            served: what its server calls the model.
+            unsent: parameters that its request did not carry as params.yaml has them.
+        """
         calls = self.roles.setdefault(role, Calls())
         calls.usage.append(tuple(reply.get(name) for name in COUNTS))
         calls.outcomes[outcome] += 1
         calls.served[served] += 1
+        calls.unsent.update(unsent)
+        calls.thinking += reply.get("thinking_tokens", 0)
         self.calls += 1
         self.stored += stored
         self.paid += 0.0 if stored else reply.get("cost_usd") or 0.0
@@ -64,7 +79,13 @@ class Ledger:
         The same whether the replies were paid for now or before. A sum is None where one of its parts is unknown.
         """
         roles = {
-            name: {**totals(calls.usage), "outcomes": dict(calls.outcomes), "served": listed(calls.served)}
+            name: {
+                **totals(calls.usage),
+                "outcomes": dict(calls.outcomes),
+                "served": listed(calls.served),
+                **({"not_sent": ", ".join(sorted(calls.unsent))} if calls.unsent else {}),
+                **({"thinking_tokens": calls.thinking} if calls.thinking else {}),
+            }
             for name, calls in self.roles.items()
         }
         return {"all": totals([row for calls in self.roles.values() for row in calls.usage]), **roles}

@@ -1,9 +1,12 @@
 """When the callers of one server may call: places, limits a minute, and a breaker that is open for all of them."""
 
 import asyncio
+import email.utils
+import math
 import random
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from stages.llm.settings import Limits
@@ -106,23 +109,37 @@ class Limiter:
         if self._width < self._most:
             self._width = min(self._most, self._width + 1 / self._width)
 
-    def fault(self, tries: int) -> float:
+    def fault(self, tries: int, retry_after: float | None = None) -> float:
         """The server failed; seconds until the caller, who has tried `tries` times before, may try again."""
         self._faults += 1
         if self._faults >= self.TRIP:
-            self._open_until = time.monotonic() + min(2.0, 0.25 * 2 ** (self._faults - self.TRIP))
+            pause = max(retry_after or 0.0, min(2.0, 0.25 * 2.0 ** min(self._faults - self.TRIP, 10)))
+            self._open_until = time.monotonic() + pause
             return 0.0  # the breaker's own clock decides
-        return random.uniform(0, min(2.0, 0.1 * 2**tries))
+        return max(retry_after or 0.0, random.uniform(0, min(2.0, 0.1 * 2.0 ** min(tries, 10))))
 
-    def refused(self, retry_after: str, tries: int) -> float:
-        """The server answered 429; seconds until the caller may try again: Retry-After, else full jitter."""
+    def refused(self, retry_after: float | None, tries: int) -> float:
+        """The server answered 429; seconds until the caller may try again: Retry-After, and at least a pause that grows."""
         now = time.monotonic()
         self._refused += 1
         if now - self._cut_at > 1.0:  # one cut an episode, however many calls it hits: a fifth, if none is served
             share = self._refused / (self._refused + self._served)
             self._cut_at, self._width = now, max(1.0, self._width * (1 - share / 5))
             self._served = self._refused = 0
+        least = random.uniform(0.5, 1.0) * min(30.0, 0.25 * 2.0 ** min(tries, 10))
+        return max(retry_after or 0.0, least)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that the headers of a refusal ask to wait (a number or a date); None where they do not, or make no sense."""
+    text, unit = headers.get("retry-after-ms", ""), 1000.0
+    if not text:
+        text, unit = headers.get("retry-after", ""), 1.0
+    try:
+        found = float(text) / unit
+    except ValueError:
         try:
-            return float(retry_after)
-        except ValueError:
-            return random.uniform(0.05, min(30.0, 0.5 * 2**tries))
+            found = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+        except (ValueError, OverflowError):
+            return None
+    return found if math.isfinite(found) and found >= 0 else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from stages.core.cli import UserError
 from stages.llm import local
 from stages.llm.endpoint import Endpoint
+from stages.llm.profiles import Wire
 from stages.llm.settings import Limits, Llm, Price, Role
 from stages.weights import digest
 
@@ -16,7 +17,7 @@ _SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{4})")  # gpt-4o-2024-08-06, 
 
 def same_model(asked: str, served: str) -> bool:
     """Whether a server that calls itself `served` is the model `asked`: the same name, or a dated snapshot of it."""
-    asked, served = asked.lower().removesuffix("-latest"), served.lower().removesuffix("-latest")
+    asked, served = (n.lower().removeprefix("models/").removesuffix("-latest") for n in (asked, served))
     return served == asked or (served.startswith(asked) and _SNAPSHOT.fullmatch(served[len(asked) :]) is not None)
 
 
@@ -31,6 +32,7 @@ class Servers:
     def __init__(self, settings: Llm, folders: dict[str, Path]):
         self.settings, self.folders = settings, folders
         self.identities: dict[str, str] = {}  # by model; what is in it is not looked up
+        self._wires: dict[str, Wire] = {}
         self._engines: list[local.Engine] = []
         self._opened: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
         self._listed: dict[str, list[str]] = {}  # names of the models of each server, none where it has no list
@@ -50,6 +52,13 @@ class Servers:
             free = {model: Price(prompt=0, completion=0)}
             return Limits(concurrency=self.settings.embedded.concurrency, prices=free)
         return self.settings.limits(model.partition(":")[0])
+
+    def wire(self, model: str) -> Wire:
+        """What requests to the model carry."""
+        if model not in self._wires:
+            limits = self.settings.endpoints.get(model.partition(":")[0], Limits())  # stored replies need theirs no more
+            self._wires[model] = Wire() if model in self.folders else limits.wire(model.partition(":")[2])
+        return self._wires[model]
 
     def batched(self, role: Role) -> bool:
         """Whether the calls of `role` go through a Batch API."""

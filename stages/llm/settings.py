@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from stages.core.cli import UserError
 from stages.core.params import Section, near
+from stages.llm.profiles import Dialect, Wire, wire
 
 EMBEDDED = "embedded"
 BATCH_DISCOUNT = 0.5  # of the online price, as OpenAI has it
@@ -89,8 +90,8 @@ class Price(Section):
         return Price(prompt=self.prompt * BATCH_DISCOUNT, completion=self.completion * BATCH_DISCOUNT, cached=cached)
 
 
-class Limits(Section):
-    """How one server is addressed. Nothing in it can change an answer."""
+class Limits(Dialect):
+    """How one server is addressed, and what requests to it carry, which is part of the keys of their replies."""
 
     base_url: str = ""
     """Address, up to `/v1`."""
@@ -109,7 +110,13 @@ class Limits(Section):
     prices: dict[str, Price] = {}
     """By the model's name at the server."""
     aliases: dict[str, str] = {}
-    """Name asked for -> the other name that the server answers with."""
+    """Name asked for -> the other name that the server answers with, by which profiles know its family."""
+    models: dict[str, Dialect] = {}
+    """What requests to one model there carry, in place of what the endpoint says."""
+
+    def wire(self, model: str) -> Wire:
+        """What requests to a model of this server carry. `model`: its name there."""
+        return wire(self.aliases.get(model, model), self, *([self.models[model]] if model in self.models else []))
 
 
 class Embedded(Section):
@@ -126,7 +133,10 @@ class Embedded(Section):
 
 
 class Llm(Section):
-    """Section `llm`: what never changes an answer. No stage declares it."""
+    """Section `llm`. No stage declares it: changing it re-runs nothing.
+
+    Of all in it only what requests carry (Dialect) can change an answer, and the keys of replies with it.
+    """
 
     conversations_in_flight: int = Field(ge=1)
     """Conversations that are driven at once, each to its end."""
@@ -142,6 +152,14 @@ class Llm(Section):
     """Roles asked through the Batch API of their endpoint: verifier, judge."""
     batch_poll_s: float = Field(default=30.0, gt=0)
     """Seconds between two requests for the state of a batch."""
+    batch_calls: int = Field(default=50_000, ge=1)
+    """Most calls of one batch."""
+    batch_mb: float = Field(default=190.0, gt=0)
+    """Most megabytes (10^6 bytes) of the file of one batch."""
+    batch_tokens: int | None = Field(default=None, ge=1)
+    """Most tokens of one batch, prompts and replies; null: no limit but the server's."""
+    cache: str = ""
+    """Folder of the stored replies; empty: .cache of the repository."""
 
     def limits(self, name: str) -> Limits:
         """Endpoint `name`. Raises UserError where there is none."""

@@ -24,26 +24,43 @@ from stages.core.cli import UserError, run
 from stages.core.params import UNTRACKED, checked, declared, flat, load_yaml, near, restricted
 from stages.dialogue.settings import Arm
 from stages.llm.endpoint import key_named
-from stages.llm.settings import unknown_endpoint
+from stages.llm.profiles import advised
+from stages.llm.request import request
+from stages.llm.settings import Limits, Role, Sampling, unknown_endpoint
 
 MODULES: tuple[ModuleType, ...] = (
     base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, calibrate, judge, eval
 )  # fmt: skip
+SETTINGS = {  # of params.yaml, by the parameter that carries it
+    "temperature": "temp", "top_p": "top_p", "frequency_penalty": "penalty", "max_tokens": "tokens", "logprobs": "logprobs"
+}  # fmt: skip
 STAGES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
+
+
+def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """(dotted key, model, beginning of its sampling's keys, that sampling) wherever params name `<endpoint>:<model>`."""
+    roles = _mapping(params, "roles")
+    found = []
+    for key, model in roles.items():
+        name, _, setting = str(key).rpartition("_")
+        if setting == "model":
+            sampling = {k.removeprefix(f"{name}_"): v for k, v in roles.items() if str(k).startswith(f"{name}_")}
+            found.append((f"roles.{key}", model, f"roles.{name}_", sampling))
+    for name in ("generator", "user", "judge"):
+        section = _mapping(params, name)
+        found.append((f"{name}.model", section.get("model"), f"{name}.", section))
+    judges = _mapping(params, "judge")
+    more = judges.get("models")
+    found += [("judge.models", model, "judge.", judges) for model in more] if isinstance(more, list) else []
+    arms = _mapping(params, "arms").items()
+    converse = _mapping(params, "converse")
+    found += [(f"arms.{k}.model", arm.get("model"), "converse.", converse) for k, arm in arms if isinstance(arm, dict)]
+    return ((key, str(model), place, sampling) for key, model, place, sampling in found if ":" in str(model))
 
 
 def served(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(dotted key, endpoint) wherever params name a model as `<endpoint>:<model>`: roles, judges, models under test."""
-    found = [(f"roles.{k}", v) for k, v in _mapping(params, "roles").items() if str(k).endswith("_model")]
-    found += [(f"{name}.model", _mapping(params, name).get("model")) for name in ("generator", "user", "judge")]
-    judges = _mapping(params, "judge").get("models")
-    found += [("judge.models", v) for v in judges] if isinstance(judges, list) else []
-    arms = _mapping(params, "arms").items()
-    found += [(f"arms.{name}.model", arm.get("model")) for name, arm in arms if isinstance(arm, dict)]
-    for key, model in found:
-        endpoint, colon, _ = str(model).partition(":")
-        if colon:
-            yield key, endpoint
+    return ((key, model.partition(":")[0]) for key, model, _, _ in asked(params))
 
 
 def _mapping(params: dict[str, Any], section: str) -> dict[str, Any]:
@@ -67,6 +84,33 @@ def keyless(params: dict[str, Any]) -> list[str]:
         for name, variable in sorted(used.items())
         if variable and not key_named(variable)
     ]
+
+
+def unsent(params: dict[str, Any]) -> list[str]:
+    """What to say of settings that a model does not see as params have them, and of models that refuse a plain request."""
+    notes: dict[str, None] = {}  # in order, each once
+    for key, model, place, sampling in asked(params):
+        name, _, there = model.partition(":")
+        endpoint, _ = checked(Limits, _mapping(_mapping(params, UNTRACKED), "endpoints").get(name))
+        if endpoint is None:
+            continue  # a fault, which is named elsewhere
+        wire = endpoint.wire(there)
+        family = advised(endpoint.aliases.get(there, there))
+        if family and wire.neutral:
+            notes[f"{key}: {model} refuses parameters that are sent; set llm.endpoints.{name}.profile to {family}"] = None
+        values = {field: sampling[field] for field in Sampling.model_fields if field in sampling}
+        logprobs = 1 if place == "judge." and sampling.get("logprobs") else 0
+        role, _ = checked(Role, {**values, "name": key, "model": model, "logprobs": logprobs})
+        if role is None:
+            continue
+        for parameter, what in request(model, role, [], 0, wire=wire).unsent.items():
+            if parameter == "seed":
+                notes[f"{key}: no seed is sent to {model}: a draw cannot be repeated"] = None
+            elif setting := SETTINGS.get(parameter):
+                notes[f"{place}{setting}: {sampling.get(setting)} {what} to {model}"] = None
+        if wire.note:
+            notes[f"endpoint {name}: {wire.note}"] = None
+    return [*notes]
 
 
 def check(values: dict[str, Any] | None = None) -> list[str]:
@@ -96,7 +140,7 @@ def main() -> None:
     faults = check(values)
     if faults:
         raise UserError("params.yaml: " + "; ".join(faults))
-    print("params.yaml: no fault", *keyless(values), sep="\n")
+    print("params.yaml: no fault", *unsent(values), *keyless(values), sep="\n")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from stages import calibrate, converse, filter_personas, judge, roleplay, seed_p
 from stages.core import params, prompts
 from stages.core.aio import run_async
 from stages.core.cli import parser, run
-from stages.core.files import Record, read_jsonl, read_text, root
+from stages.core.files import Record, read_jsonl, read_text
 from stages.core.progress import Progress
 from stages.core.prompts import Message
 from stages.core.tables import Column, rows, text
@@ -37,7 +37,7 @@ from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
-from stages.llm.cache import Cache
+from stages.llm.cache import Cache, folder_of
 from stages.llm.client import Client
 from stages.llm.reply import Reply
 from stages.llm.request import Request
@@ -51,7 +51,8 @@ from stages.tools import check, preset
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
-STAND_IN = "1 stands in for x"  # how a reply begins that is not stored; a verdict and a score can be read from it
+STAND_IN = "Stands in for x"  # how a reply begins that is not stored
+NUMBER = ("judge", "verifier")  # roles whose reply must be read as a number
 
 
 class Unknown(Exception):
@@ -130,13 +131,14 @@ class PlannedCalls:
         """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
         model = "local" if role.model in self.servers.folders else role.model
         tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
-        return tokens or USED * role.tokens, seconds, logprobs
+        return tokens or USED * (role.tokens + self.servers.wire(role.model).thinking), seconds, logprobs
 
     def _stand_in(self, request: Request) -> Reply:
-        """A reply as long as expected; no two are alike."""
+        """A reply as long as expected; no two are alike but for numbers."""
         tokens, _, logprobs = self._means(request.role)
         words = int(tokens) - len(STAND_IN.split())
-        reply: Reply = {"text": f"{STAND_IN}{request.key[:12]}" + " word" * words, "finish": "stop"}
+        text = "1" if request.role.name in NUMBER else f"{STAND_IN}{request.key[:12]}" + " word" * words
+        reply: Reply = {"text": text, "finish": "stop"}
         if request.role.logprobs and logprobs:
             reply["logprobs"] = [["1", [["1", 0.0]]]]
         return reply
@@ -337,13 +339,14 @@ def main() -> None:
     given = arguments.parse_args()
     with preset.applied(given.preset, given.words) if given.preset or given.words else contextlib.nullcontext():
         line = Pipeline()
-        with Cache(root()) as cache:
+        with Cache(folder_of(line.load("roleplay", roleplay.Params).llm.cache)) as cache:
             print(table(run_async(plan(line, Replies(cache)))))
         trained = ", ".join(name for name in ("sft", "dpo") if line.stale(name)) or "none"
         print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
         print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
         print("stored: in the cache by then, also what a line above it will have asked for.")
-        for note in check.keyless(params.load_yaml("params.yaml")):
+        values = params.load_yaml("params.yaml")
+        for note in [*check.unsent(values), *check.keyless(values)]:
             print(note)
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError, parser, run
-from stages.core.files import root
+from stages.core.params import UNTRACKED, load_yaml
 from stages.core.tables import text
-from stages.llm.cache import COLUMNS, INSERT, Cache
+from stages.llm.cache import COLUMNS, INSERT, Cache, folder_of
 
 
 def size(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
@@ -76,7 +76,8 @@ def main() -> None:
     for verb in ("export", "import"):
         verbs.add_parser(verb, help="share replies as a file").add_argument("file", type=Path)
     a = p.parse_args()
-    with Cache(root()) as cache:
+    params = load_yaml("params.yaml") if Path("params.yaml").exists() else {}
+    with Cache(folder_of(str((params.get(UNTRACKED) or {}).get("cache") or ""))) as cache:
         if a.verb == "size":
             found, megabytes = size(cache.db), cache.path.stat().st_size / 1e6
             costs = ["cost unknown" if row[5] is None else f"{row[5]:.4f} USD" for row in found]

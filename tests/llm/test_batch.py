@@ -29,7 +29,13 @@ class BatchServer:
         self.online: list[dict] = []
         self.looks = 2
         self.ends = "completed"
+        self.times = 10**9  # that a batch ends so; later ones are completed
+        self.lists_expired = False  # calls that expired are in the file of errors
         self.refuses: set[str] = set()  # texts whose request fails
+        self.refusal = "context length exceeded"
+        self.queue = 10**9  # calls of a batch that it has room for
+        self.says = lambda said: f"about {said}"
+        self.spell = json.dumps  # a row of a result file
         self.unknown = "-"  # part of the paths that are answered by 404
         self.lose_create = False  # the batch is made, but its maker never hears of it
         outer = self
@@ -82,23 +88,31 @@ class BatchServer:
         made = next(b for b in self.batches if b["id"] == name)
         made["looks"] += 1
         if made["looks"] >= self.looks and made["status"] == "in_progress":
-            made["status"] = self.ends
-            if self.ends == "failed":
-                made["errors"] = {"object": "list", "data": [{"code": "x", "message": "the file is too large", "line": 1}]}
+            ends, self.times = self.ends if self.times else "completed", self.times - 1
+            lines = self.files[made["input_file_id"]].split("\n")
+            error = {"code": "x", "message": "the file is too large", "line": 1}
+            if len(lines) > self.queue:
+                ends, error = "failed", {"code": "token_limit_exceeded", "message": "too many queued tokens"}
+            made["status"] = ends
+            if ends == "failed":
+                made["errors"] = {"object": "list", "data": [error]}
+                return made
             good, bad = [], []
-            for line in self.files[made["input_file_id"]].splitlines():
+            for line in lines:
                 row = json.loads(line)
                 body, said = row["body"], row["body"]["messages"][-1]["content"]
                 answer = {"custom_id": row["custom_id"], "error": None}
                 if said in self.refuses:
-                    refused = {"error": {"message": "context length exceeded"}}
+                    refused = {"error": {"message": self.refusal}}
                     bad.append({**answer, "response": {"status_code": 400, "body": refused}})
-                elif self.ends == "completed":
-                    text = reply_to(body) if body["messages"][0]["role"] == "system" else f"about {said}"
+                elif ends == "expired" and self.lists_expired:
+                    bad.append({**answer, "response": None, "error": {"code": "batch_expired", "message": "too late"}})
+                elif ends == "completed":
+                    text = reply_to(body) if body["messages"][0]["role"] == "system" else self.says(said)
                     good.append({**answer, "response": {"status_code": 200, "body": completion(text, body)}})
             for kind, rows in (("output", good[::-1]), ("error", bad)):  # the API promises no order
                 if rows:
-                    self.files[f"{name}-{kind}"] = "\n".join(map(json.dumps, rows))
+                    self.files[f"{name}-{kind}"] = "\n".join(map(self.spell, rows))
                     made[f"{kind}_file_id"] = f"{name}-{kind}"
         return made
 
@@ -112,7 +126,8 @@ def batches():
 
 
 def run(server, work, **llm):
-    return calls.run(server, work, llm={"batch_roles": ["judge"], "batch_poll_s": 0.05, **llm}, prices={"tiny": PRICE})
+    llm = {"batch_roles": ["judge"], "batch_poll_s": 0.05, **llm}
+    return calls.run(server, work, llm=llm, prices={"tiny": PRICE}, deadline_s=5.0)
 
 
 def asks(*texts, role=JUDGE):
@@ -201,14 +216,102 @@ def test_a_batch_that_never_reached_the_server_is_submitted(batches, monkeypatch
 
 def test_a_request_that_fails_inside_a_batch_is_failed_alone(batches):
     batches.refuses = {"b"}
-    assert run(batches, asks("a", "b"))[0] == ["about a", "status_400"]
+    assert run(batches, asks("a", "b"))[0] == ["about a", "context_overflow"]
 
 
-def test_an_expired_batch_leaves_its_calls_to_the_next_run(batches):
+@pytest.mark.parametrize("row", [True, False])
+def test_calls_of_an_expired_batch_are_asked_again(batches, row):
+    """Whether the server lists them among the errors or not at all."""
+    batches.ends, batches.times, batches.lists_expired = "expired", 1, row
+    assert run(batches, asks("a", "b"))[0] == ["about a", "about b"] and len(batches.batches) == 2
+
+
+def test_calls_that_expire_every_time_fail_and_are_left_to_the_next_run(batches):
     batches.ends = "expired"
-    assert run(batches, asks("a"))[0] == ["batch_expired"]
+    assert run(batches, asks("a"))[0] == ["batch_expired"] and len(batches.batches) == batch.ATTEMPTS
     batches.ends = "completed"
     assert run(batches, asks("a"))[0] == ["about a"]
+
+
+def test_a_batch_cancelled_at_the_server_stops_the_run(batches):
+    batches.ends = "cancelled"
+    (error,) = run(batches, asks("a"))[0]
+    assert isinstance(error, UserError) and "batch-0 was cancelled at the server" in str(error)
+    batches.ends = "completed"
+    assert run(batches, asks("a"))[0] == ["about a"]
+
+
+def test_a_line_break_of_another_kind_in_an_answer_breaks_no_line(batches):
+    odd = "about \u2028 \x85 \x0b \x1c it"
+    batches.spell = lambda row: json.dumps(row, ensure_ascii=False)
+    batches.says = lambda said: odd
+    assert run(batches, asks("a", "b"))[0] == [odd, odd]
+
+
+BAD_LINES = ['{"custom_id": "', "null", "[]", '{"custom_id": 3}', '{"custom_id": "KEY", "response": 5}', "{}",
+             '{"custom_id": "KEY", "response": {"status_code": 200, "body": {"choices": []}}}',
+             '{"custom_id": "KEY", "response": {"status_code": 200, "body": {"choices": [{"message": {"content": 5}}]}}}',
+             '{"custom_id": "KEY", "response": {"status_code": 200, "body": "text"}}']  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD_LINES)
+def test_one_bad_line_loses_one_call(batches, bad):
+    def spell(row):
+        broken = row["response"]["body"]["choices"][0]["message"]["content"] == "about b"
+        return bad.replace("KEY", row["custom_id"]) if broken else json.dumps(row)
+
+    batches.spell = spell
+    values, _ = run(batches, asks("a", "b", "c"))
+    assert values[0] == "about a" and values[2] == "about c"
+    assert values[1] in ("malformed", "status_400", "batch_completed")
+    batches.spell = json.dumps
+    assert run(batches, asks("a", "b", "c"))[0] == ["about a", "about b", "about c"]
+
+
+def test_half_a_character_in_an_answer_is_replaced(batches):
+    batches.says = lambda said: "half \ud83d"
+    assert run(batches, asks("a"))[0] == ["half \ufffd"] == run(batches, asks("a"), budget_calls=0)[0]
+
+
+def sizes(batches):
+    """Calls of each file that was submitted."""
+    return [text.count("\n") + 1 for name, text in batches.files.items() if name.startswith("file-")]
+
+
+@pytest.mark.parametrize(
+    "limit, expected",
+    [({"batch_calls": 2}, [2, 2, 1]), ({"batch_mb": 0.0007}, [2, 2, 1]), ({"batch_tokens": 45}, [2, 2, 1])],
+)
+def test_files_are_bounded_by_calls_bytes_and_tokens(batches, limit, expected):
+    texts = [f"text {n}" for n in range(5)]
+    assert run(batches, asks(*texts), **limit)[0] == [f"about {text}" for text in texts]
+    assert sizes(batches) == expected
+    for name, text in batches.files.items():
+        assert not name.startswith("file-") or "batch_mb" not in limit or len(text) <= 700
+
+
+def test_a_call_that_is_larger_than_a_file_may_be_goes_alone(batches):
+    assert run(batches, asks("x" * 3000, "b"), batch_mb=0.001)[0][1] == "about b" and sizes(batches) == [1, 1]
+
+
+def test_a_batch_refused_for_queued_tokens_is_submitted_again_in_smaller_ones(batches):
+    batches.queue = 2  # calls that it takes at once
+    texts = [f"text {n}" for n in range(5)]
+    assert run(batches, asks(*texts))[0] == [f"about {text}" for text in texts]
+    assert sizes(batches)[0] == 5 and max(sizes(batches)[-3:]) <= 2
+
+
+def test_a_single_call_that_the_queue_is_too_small_for_stops_the_run(batches):
+    batches.queue = 0
+    (error,) = run(batches, asks("a"))[0]
+    assert "queued tokens" in str(error) and "llm.batch_tokens" in str(error) and len(batches.batches) == 1
+
+
+def test_a_parameter_refused_in_a_batch_stops_the_run_with_the_setting(batches):
+    batches.refuses, batches.refusal = {"a"}, "Unsupported parameter: 'max_tokens' is not supported with this model."
+    values = run(batches, asks("a", "b"))[0]
+    assert all("llm.endpoints.scripted.omit to [max_tokens]" in str(v) for v in values)
+    assert run(batches, asks("b"), budget_calls=0)[0] == ["about b"]  # what came is kept
 
 
 def test_a_batch_that_fails_stops_the_run_with_its_reason(batches):

@@ -1,13 +1,17 @@
 """The reply cache: processes that share it, processes that are killed, disks that fill up."""
 
 import asyncio
+import errno
+import fcntl
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 
 import pytest
+from calls import ask, run
 from conftest import ROOT
 
 from stages.core.cli import UserError
@@ -86,6 +90,81 @@ def test_a_file_that_is_no_cache(tmp_path):
     (tmp_path / "c/replies.sqlite").write_text("not a database, but long enough to be looked at " * 50)
     with pytest.raises(UserError, match="not a usable reply cache"):
         Cache(tmp_path / "c")
+
+
+def test_one_statement_that_fails_loses_no_other_and_nobody_waits_for_ever(tmp_path):
+    async def work():
+        with Cache(tmp_path / "c") as cache:
+
+            async def make(text):
+                return {"text": text}
+
+            asked = (cache.once(f"k{n}", lambda n=n: make("half \ud83d" if n == 3 else "whole")) for n in range(8))
+            return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 30)
+
+    found = asyncio.run(work())
+    assert isinstance(found.pop(3), UserError) and found == [({"text": "whole"}, False)] * 7
+    with Cache(tmp_path / "c") as cache:
+        assert sum(cache.has(f"k{n}") for n in range(8)) == 7
+
+
+@pytest.mark.parametrize("error", [RuntimeError("x"), MemoryError(), ValueError("y")])
+def test_whatever_the_writer_meets_settles_those_who_wait(tmp_path, monkeypatch, error):
+    async def work():
+        with Cache(tmp_path / "c") as cache:
+            monkeypatch.setattr(cache, "_commit", lambda statements: (_ for _ in ()).throw(error))
+            with pytest.raises(UserError, match="could not be stored"):
+                await asyncio.wait_for(cache.put("k", {"text": "x"}), 30)
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_folder_without_locks_is_one_line_that_says_where_to_go(tmp_path, monkeypatch, number):
+    def flock(*_):
+        raise OSError(number, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(UserError, match=r"No locks available\): locks do not work there.*NFS.*set llm.cache"):
+        Cache(tmp_path / "c")
+
+
+@pytest.mark.parametrize(
+    "said, advice",
+    [
+        ("locking protocol", "set llm.cache"),
+        ("disk I/O error", "set llm.cache"),
+        ("database is locked", "another process writes"),
+        ("attempt to write a readonly database", "set llm.cache"),
+        ("file is not a database", "move it away or restore it"),
+        ("database or disk is full", "free disk space"),
+    ],
+)
+def test_advice_is_by_what_is_wrong(tmp_path, monkeypatch, said, advice):
+    def connect(*_):
+        raise sqlite3.OperationalError(said)
+
+    monkeypatch.setattr(Cache, "_connect", connect)
+    with pytest.raises(UserError, match=advice) as e:
+        Cache(tmp_path / "c")
+    assert said in str(e.value) and ("move it away" in str(e.value)) == (said == "file is not a database")
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"not usable for the reply cache .*set llm\.cache"):
+        Cache(tmp_path / "file/c")
+
+
+def test_the_cache_may_lie_elsewhere(tmp_path, monkeypatch, server):
+    elsewhere = tmp_path / "disk/replies"
+    run(server, ask, llm={"cache": str(elsewhere)})
+    assert (elsewhere / "replies.sqlite").exists() and not (tmp_path / ".cache").exists()
+    run(server, ask, llm={"cache": "disk/replies"})  # in the repository that DVC runs for
+    assert len(server.requests) == 1
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(server, ask, llm={"cache": "~/disk/replies"})
+    assert len(server.requests) == 1
 
 
 HOLDER = """

@@ -1,6 +1,7 @@
 """A server that refuses, misbehaves or is away: what is sent again, what has failed, what stops a run."""
 
 import asyncio
+import json
 import threading
 import time
 
@@ -78,10 +79,12 @@ def test_one_request_the_server_falls_over_does_not_stop_the_others(server):
 
 @pytest.mark.parametrize(
     "answer",
-    [raw(200, b'{"choices": ['), raw(200, b""),
-     raw(200, b"<html>busy</html>", Content_Type="text/html"),
-     raw(200, b"[]"), raw(200, b"null"), (200, {"object": "error"}),
-     (200, {"choices": None}), (200, {"choices": [{}]}), (200, {"choices": [None]})],
+    [raw(200, b'{"choices": ['), raw(200, b""), raw(200, b"<html>busy</html>", Content_Type="text/html"),
+     raw(200, b"[]"), raw(200, b"null"), raw(200, b"\xff\xfe"), (200, {"object": "error"}), (200, {"choices": None}),
+     (200, {"choices": [{}]}), (200, {"choices": [None]}),
+     (200, {"choices": ["x"]}), (200, {"choices": [{"message": "x"}]}), (200, {"choices": [{"message": {"content": 5}}]}),
+     (200, {"choices": [{"message": {"content": {"text": "x"}}}]}),
+     (200, {"choices": [{"message": {"content": [{"type": "image_url", "image_url": "x"}]}}]})],
 )  # fmt: skip
 def test_an_answer_that_is_no_completion_is_failed(server, answer):
     server.reply = lambda body: answer
@@ -102,11 +105,108 @@ def test_refusals_that_concern_every_call_stop_the_run_without_the_key(server, s
     assert len(server.requests) == 1
 
 
-def test_quota_stops_the_run(server):
-    server.reply = lambda body: (429, {"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}})
-    with pytest.raises(UserError, match="out of quota"):
+@pytest.mark.parametrize(
+    "status, error",
+    [(429, {"message": "You exceeded your quota", "code": "insufficient_quota"}), (402, {"message": "Insufficient Balance"}),
+     (402, {})],
+)  # fmt: skip
+def test_no_money_stops_the_run(server, status, error):
+    server.reply = lambda body: (status, {"error": error})
+    with pytest.raises(UserError, match="endpoint scripted: out of quota or balance"):
         run(server, ask)
     assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("header", ["1", "0", "nan", None])
+def test_a_throttle_that_is_worded_as_quota_is_waited_out(server, header):
+    error = {"error": {"message": "You exceeded your current quota: 20 requests per minute", "code": "429"}}
+    headers = {"Retry_After": header} if header else {}
+    busy = raw(429, json.dumps(error).encode(), **headers)
+    server.reply = lambda body: busy if len(server.requests) == 1 else "fine"
+    assert run(server, ask).value == "fine" and len(server.requests) == 2
+
+
+@pytest.mark.parametrize("header", ["0", "nan", "-1", "inf"])
+def test_a_throttle_without_a_time_is_asked_less_and_less_often(server, header):
+    server.reply = lambda body: raw(429, b'{"error": {"message": "slow down"}}', Retry_After=header)
+    with pytest.raises(UserError, match="keeps to its rate limit: slow down"):
+        run(server, ask, deadline_s=4.0)
+    assert 3 <= len(server.requests) <= 8
+
+
+@pytest.mark.parametrize("status", [408, 409, 425])
+def test_a_conflict_or_a_time_out_of_the_server_is_asked_again(server, status):
+    server.reply = lambda body: (status, {"error": {"message": "x"}}) if len(server.requests) <= 2 else "fine"
+    assert run(server, ask).value == "fine" and len(server.requests) == 3
+
+
+@pytest.mark.parametrize("code", [502, "503", 429])
+def test_an_error_in_a_router_s_answer_is_asked_again_as_that_status(server, code):
+    error = {"error": {"code": code, "message": "Provider returned error"}}
+    server.reply = lambda body: (200, error) if len(server.requests) == 1 else "fine"
+    assert run(server, ask).value == "fine" and len(server.requests) == 2
+
+
+def test_a_router_s_answer_that_says_401_stops_the_run(server):
+    server.reply = lambda body: (200, {"error": {"code": 401, "message": "no such key"}})
+    with pytest.raises(UserError, match="answers 401: no such key"):
+        run(server, ask)
+
+
+FLAGGED = (403, {"error": {"code": 403, "message": "Your input was flagged", "metadata": {"flagged_input": "x"}}})
+FORBIDDEN = (403, {"error": {"message": "Forbidden"}})
+
+
+def asks(n):
+    async def many(client):
+        found = []
+        for k in range(n):
+            try:
+                found.append((await client.ask(ROLE, CHAT, k, str.strip)).value)
+            except CallFailed as e:
+                found.append(e.reason)
+        return found
+
+    return many
+
+
+@pytest.mark.parametrize("refused, reason", [(FLAGGED, "filtered"), (FORBIDDEN, "status_403")])
+def test_a_403_for_one_input_is_that_input_s_own(server, refused, reason):
+    server.reply = lambda body: refused if body["seed"] == 1 else "fine"
+    assert run(server, asks(3)) == ["fine", reason, "fine"]
+    if refused is FLAGGED:
+        assert run(server, asks(3)) == ["fine", reason, "fine"]  # also where nothing else is asked any more
+
+
+def test_a_403_for_every_input_stops_the_run_even_without_a_reason(server):
+    server.reply = lambda body: FORBIDDEN if body["seed"] else "fine"
+    with pytest.raises(UserError, match="answers 403: Forbidden"):
+        run(server, asks(30))
+    assert len(server.requests) == 1 + endpoint.FORBIDDEN_ROW
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1:1", "localhost", "[::1]:8", "127.9.9.9", "0.0.0.0:8000", "a.localhost", "[::ffff:127.0.0.1]"]
+)
+def test_addresses_of_this_machine(host):
+    assert endpoint.loopback(f"http://{host}/v1")
+
+
+@pytest.mark.parametrize("url", ["https://api.openai.com/v1", "http://10.0.0.1/v1", "http://127.0.0.1.example.org/v1", ""])
+def test_addresses_of_others(url):
+    assert not endpoint.loopback(url)
+
+
+def test_loopback_never_goes_through_a_proxy(server, monkeypatch):
+    proxy = Server()
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url.removesuffix("/v1"))
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    server.models = ["tiny"]
+    run(server, ask)
+    assert len(server.requests) == 1 and not proxy.requests
+    proxy.stop()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,19 @@ def test_cached_tokens_that_the_server_does_not_count_are_unknown_and_the_cost_i
     assert reply["seconds"] == 0.123 and reply["served_model"] == "tiny"
 
 
+@pytest.mark.parametrize(
+    "usage",
+    ["x", [], {"prompt_tokens": "7", "completion_tokens": -1, "prompt_tokens_details": 3, "completion_tokens_details": []},
+     {"prompt_tokens": True, "completion_tokens": 10**40}],
+)  # fmt: skip
+def test_counts_that_are_none_are_unknown_and_other_shapes_do_no_harm(usage):
+    answer = {**completion("fine", {"model": 5}), "usage": usage}
+    answer["choices"][0]["logprobs"] = {"content": [{"token": None}]}
+    reply = from_answer(answer, PRICE, local=False, seconds=0.1)
+    assert [reply[k] for k in ("prompt_tokens", "completion_tokens", "cost_usd", "served_model")] == [None] * 4
+    assert "logprobs" not in reply and reply["text"] == "fine"
+
+
 def test_log_probabilities_are_kept_token_by_token(server):
     def reply(body):
         answer = completion("4", body)
