@@ -408,11 +408,10 @@ def test_README(server, tmp_path):
         here, "README", but=["tutorial", "api_roles"],
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
     )  # fmt: skip
-    assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay"]
+    assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay", "eval"]  # whose protocol has all params
     assert ran(done["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
     judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
     assert set(ran(done["$EDITOR prompts/judge.txt && dvc repro"])) == judged
-    assert "Against HEAD~1" in (here / "results/report.md").read_text()
 
 
 @pytest.mark.slow
