@@ -9,8 +9,9 @@ to stay within 1.3 times the larger of the clean run and the ideal. `s / clean` 
   15 s of 503 for everything, from half a second after the beginning
   1 % of requests are answered 400, always: exactly they fail
   SIGKILL at about 1,300 of 2,000 calls, then again from the beginning: calls the server saw twice
-Role-play: the real stages.roleplay.Grower with answers that take 20-200 ms (by the seed of the call, so that it is known how
-long each will take), against the larger of the longest chain of calls that wait for each other and all work / places.
+Role-play: the real Grower of stages/dialogue/grow.py with answers that take 20-200 ms (by the seed of the call, so that it is
+known how long each will take), against the larger of the longest chain of calls that wait for each other and
+all work / places.
 
 Run from the root of the repository: python -m benchmarks.faults
 """
@@ -22,7 +23,6 @@ import os
 import random
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 from benchmarks.engine import IN_FLIGHT, LATENCY, ask_all, chat, verdict
@@ -110,15 +110,15 @@ def params(turns, window, url):
     )
 
 
-def chains(grower, persona, nodes):
+def chains(grower, nodes):
     """(seconds of the longest chain of calls, seconds of all calls) of one grown tree."""
     from stages.core.files import seed_of
 
     turn_ends, longest, total = 0.0, 0.0, 0.0
     for node in (n for n in nodes if n["role"] == "user"):  # one path: each turn follows the one before
-        seeds = {who: grower.seed(persona, node["id"], who) for who in ("inducer", "preferred", "rejected")}
-        seeds["user"] = seed_of(grower.p.seed, node["id"], persona.id, "user")
-        verdicts = [grower.seed(persona, node["id"], f"verifier {who} first") for who in ("preferred", "rejected")]
+        seeds = {who: grower.seed(node["id"], who) for who in ("inducer", "preferred", "rejected")}
+        seeds["user"] = seed_of(grower.p.seed, node["id"], grower.persona.id, "user")
+        verdicts = [grower.seed(node["id"], f"verifier {who} first") for who in ("preferred", "rejected")]
         takes = {who: latency_of(seed, FASTEST, SPREAD) for who, seed in seeds.items()}
         judged = sum(latency_of(seed, FASTEST, SPREAD) for seed in verdicts)
         turn_ends += takes["user"] + max(takes["inducer"] + takes["preferred"], takes["rejected"])
@@ -142,12 +142,12 @@ def roleplay(people, turns, window):
         async with Client(PaidCalls("roleplay", p.llm, {})) as client:
             start = time.perf_counter()
             async with asyncio.TaskGroup() as later:
-                grower = Grower(p.roleplay, p.user, p.roles, client, texts, later)
-                trees = await client.in_parallel([partial(grower.grow, x) for x in personas])
+                growers = [Grower(p.roleplay, p.user, p.roles, client, texts, later, x) for x in personas]
+                trees = await client.in_parallel([grower.grow for grower in growers])
             return (
                 time.perf_counter() - start,
                 client.ledger.calls,
-                [chains(grower, x, t["nodes"]) for x, t in zip(personas, trees, strict=True)],
+                [chains(grower, t["nodes"]) for grower, t in zip(growers, trees, strict=True)],
             )
 
     import openai  # noqa: F401  (what the client imports at its first call)
