@@ -9,8 +9,8 @@ to stay within 1.3 times the larger of the clean run and the ideal. `s / clean` 
   15 s of 503 for everything, from half a second after the beginning
   1 % of requests are answered 400, always: exactly they fail
   SIGKILL at about 1,300 of 2,000 calls, then again from the beginning: calls the server saw twice
-Role-play: the real Grower of stages/dialogue/grow.py with answers that take 20-200 ms (by the seed of the call, so that it is
-known how long each will take), against the larger of the longest chain of calls that wait for each other and
+Role-play: the real Grower of stages/dialogue/grow.py with answers that take 20-200 ms (by the seed of the call, so that it
+is known how long each will take), against the larger of the longest chain of calls that wait for each other and
 all work / places.
 
 Run from the root of the repository: python -m benchmarks.faults
