@@ -26,6 +26,12 @@ ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "DVC_STUDIO_TOKEN", "AWS_ACCESS_KEY_ID", "DVC_ROOT", "DVC_EXP_NAME")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """`make quick` does not import files that are slow as a whole: torch alone takes longer than all that it runs."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() or None
+
+
 @pytest.fixture(autouse=True)
 def closed(monkeypatch):
     """No key is at hand and no address but loopback can be reached from a test."""
