@@ -10,6 +10,7 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -45,6 +46,8 @@ def closed(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+    # loopback has no certificates; every client would read the machine's, 50 ms each
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
 
 def reply_to(body: dict) -> str:
@@ -125,7 +128,8 @@ class Server:
 
         self._http = Http(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        # it looks for `stop` a hundred times a second: by default every test that has a server would wait up to half a second
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self):
         self._http.shutdown()

@@ -135,6 +135,7 @@ def walked(page: str) -> bool:
     return f"\ndef test_{page}(" in Path(__file__).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), sorted({(page, line) for page in PAGES for line in dry(page)}))
 def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
     """DVC's own command line and override parsers, make -n, a module that is there, a program, a shell that reads it."""
@@ -500,6 +501,7 @@ def linked(tmp_path: Path) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_evaluation(tmp_path):
     here = linked(tmp_path)
     (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
@@ -510,6 +512,7 @@ def test_evaluation(tmp_path):
     assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
 
 
+@pytest.mark.slow
 def test_study(tmp_path):
     """The page's table and text give the numbers of docs/study.json."""
     here = linked(tmp_path)

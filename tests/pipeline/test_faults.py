@@ -66,8 +66,9 @@ class Forker:
 
     def __init__(self):
         self._process = subprocess.Popen(
-            [sys.executable, "-c", FORKER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, "-c", FORKER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests/stand_ins")},
+        )  # fmt: skip
 
     def start(self, project, largest: int = resource.RLIM_INFINITY) -> int:
         """The id of the process. `largest`: bytes that a file may have, as on a disk that is full."""
