@@ -3,6 +3,8 @@
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from stages.tools.figures import Line, Strip, curves, strips
 
 NAME = "<b> & $x_1$ |"  # a model's name that HTML, LaTeX and Markdown would read
