@@ -1,6 +1,8 @@
 """Shared pieces of the tests: a scripted model server on loopback and a small project folder to run stages in."""
 
 import contextlib
+import copy
+import functools
 import hashlib
 import importlib
 import io
@@ -190,6 +192,12 @@ def filled(text: str, params, key: str | None = None, item=None) -> str:
     return re.sub(r"\$\{([\w.]+)\}", value, text)
 
 
+@functools.cache
+def parsed(yaml: str):
+    """A YAML text; hundreds of tests parse the same two."""
+    return OmegaConf.create(yaml)
+
+
 class Project:
     """A folder with the repository's dvc.yaml, prompts and params, every role on the scripted server."""
 
@@ -199,7 +207,7 @@ class Project:
         shutil.copytree(ROOT / "prompts", folder / "prompts")
         for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
             shutil.copytree(ROOT / given, folder / given)
-        params = OmegaConf.load(ROOT / "params.yaml")
+        params = copy.deepcopy(parsed((ROOT / "params.yaml").read_text()))
         for key in params.roles:
             if key.endswith("_model"):
                 params.roles[key] = "scripted:tiny"
@@ -221,7 +229,7 @@ class Project:
 
     def words(self, stage: str, *more: str, **replaced: str) -> list[str]:
         """A stage's line of dvc.yaml, filled in as DVC does. `replaced`: other paths for its arguments."""
-        spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
+        spec = OmegaConf.to_container(parsed((self.folder / "dvc.yaml").read_text()).stages[stage], resolve=False)
         item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
         words = shlex.split(filled(spec.get("do", spec)["cmd"], self.params, more[0] if more else None, item))
         for name, value in replaced.items():

@@ -7,6 +7,8 @@ import pytest
 
 from stages.tools.figures import Line, Strip, curves, strips
 
+pytestmark = pytest.mark.slow
+
 NAME = "<b> & $x_1$ |"  # a model's name that HTML, LaTeX and Markdown would read
 
 
@@ -38,7 +40,6 @@ def test_figures_are_black_and_white():
         assert len(colours) > 1 and all(len({c[:2], c[2:4], c[4:]}) == 1 for c in colours), colours
 
 
-@pytest.mark.slow
 def test_the_same_data_gives_the_same_bytes():
     assert drawn() == drawn() and drawn() != drawn("another")
 
