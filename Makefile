@@ -45,13 +45,13 @@ browse: setup
 report: setup
 	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
 
-# two processes, a file each: whole pipelines wait for subprocesses most of the time
 # what has no whole pipeline, no real model and no git: under a minute, for daily work
 quick: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
+# a file each for three processes: whole pipelines wait for subprocesses half of the time
 test: setup
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	ruff check .

@@ -1,6 +1,8 @@
 """Shared pieces of the tests: a scripted model server on loopback and a small project folder to run stages in."""
 
 import contextlib
+import copy
+import functools
 import hashlib
 import importlib
 import io
@@ -10,6 +12,7 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -26,6 +29,17 @@ ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "DVC_STUDIO_TOKEN", "AWS_ACCESS_KEY_ID", "DVC_ROOT", "DVC_EXP_NAME")
 
 
+def pytest_ignore_collect(collection_path, config):
+    """`make quick` does not import files that are slow as a whole: torch alone takes longer than all that it runs."""
+    if config.option.markexpr == "not slow" and collection_path.suffix == ".py":
+        return "\npytestmark = pytest.mark.slow\n" in collection_path.read_text() or None
+
+
+def pytest_collection_modifyitems(items):
+    """Whole pipelines come first: they take minutes, and short files let the workers end together."""
+    items.sort(key=lambda item: item.path.parent.name != "pipeline")
+
+
 @pytest.fixture(autouse=True)
 def closed(monkeypatch):
     """No key is at hand and no address but loopback can be reached from a test."""
@@ -39,6 +53,8 @@ def closed(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", guarded)
+    # loopback has no certificates; every client would read the machine's, 50 ms each
+    monkeypatch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
 
 def reply_to(body: dict) -> str:
@@ -119,7 +135,8 @@ class Server:
 
         self._http = Http(("127.0.0.1", port), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+        # looks for `stop` every 10 ms: by default a test waits up to half a second for its server
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def stop(self):
         self._http.shutdown()
@@ -175,6 +192,12 @@ def filled(text: str, params, key: str | None = None, item=None) -> str:
     return re.sub(r"\$\{([\w.]+)\}", value, text)
 
 
+@functools.cache
+def parsed(yaml: str):
+    """A YAML text; hundreds of tests parse the same two."""
+    return OmegaConf.create(yaml)
+
+
 class Project:
     """A folder with the repository's dvc.yaml, prompts and params, every role on the scripted server."""
 
@@ -184,7 +207,7 @@ class Project:
         shutil.copytree(ROOT / "prompts", folder / "prompts")
         for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
             shutil.copytree(ROOT / given, folder / given)
-        params = OmegaConf.load(ROOT / "params.yaml")
+        params = copy.deepcopy(parsed((ROOT / "params.yaml").read_text()))
         for key in params.roles:
             if key.endswith("_model"):
                 params.roles[key] = "scripted:tiny"
@@ -206,7 +229,7 @@ class Project:
 
     def words(self, stage: str, *more: str, **replaced: str) -> list[str]:
         """A stage's line of dvc.yaml, filled in as DVC does. `replaced`: other paths for its arguments."""
-        spec = OmegaConf.to_container(OmegaConf.load(self.folder / "dvc.yaml"), resolve=False)["stages"][stage]
+        spec = OmegaConf.to_container(parsed((self.folder / "dvc.yaml").read_text()).stages[stage], resolve=False)
         item = OmegaConf.select(self.params, spec["foreach"][2:-1])[more[0]] if more else None  # foreach: ${section}
         words = shlex.split(filled(spec.get("do", spec)["cmd"], self.params, more[0] if more else None, item))
         for name, value in replaced.items():

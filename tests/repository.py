@@ -19,12 +19,16 @@ PEOPLE = [
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """Of a user at `folder` who has nothing of this machine's but its programs: own home, no keys, no DVC settings."""
+    """Of a user at `folder` who has nothing of this machine's but its programs: own home, no keys, no DVC settings.
+
+    The sentence encoder is a stand-in.
+    """
     home = folder.parent / "home"
     (home / "tmp").mkdir(parents=True, exist_ok=True)
     person = {f"GIT_{who}_{what}": f"{who}@x" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     return {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT / "tests/stand_ins"),
         "HOME": str(home),
         "TMPDIR": str(home / "tmp"),
         "DVC_SITE_CACHE_DIR": str(home / "site"),

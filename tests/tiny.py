@@ -1,12 +1,16 @@
-"""Tiny models and tokenizers made on the spot: the chat templates of the families that people train, without a download."""
+"""Tiny models and tokenizers made on the spot: the chat templates of the families that people train, without a download.
+
+transformers and torch are imported where they are used: quick tests want the texts and rows alone.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import ROOT
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n"
@@ -37,8 +41,11 @@ FAMILIES = {  # template, begin of text, end of a turn, other control tokens, wo
 }
 
 
-def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
+def tokenizer(family: str = "qwen2") -> "PreTrainedTokenizerFast":
     """One token a byte (or, for mistral, a letter, with spaces written as sentencepiece writes them)."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     template, bos, eos, others, spaced = FAMILIES[family]
     special = [t for t in (bos, eos, *others) if t]
     if spaced:
@@ -60,8 +67,10 @@ def tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
     return made
 
 
-def model(words: PreTrainedTokenizerFast, layers: int = 2) -> LlamaForCausalLM:
+def model(words: "PreTrainedTokenizerFast", layers: int = 2) -> "LlamaForCausalLM":
     """A random Llama."""
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     set_seed(1)

@@ -73,6 +73,7 @@ def test_memory_similar_shows_the_most_similar_exchanges_in_their_order(monkeypa
     assert asked == [["Now what?", *(f"{e.message} {e.reply}" for e in PAST)]]
 
 
+@pytest.mark.slow
 def test_the_encoder_finds_what_is_like_the_message():
     past = [
         Exchange("", "My boat leaks at the stern.", "Seal it."),

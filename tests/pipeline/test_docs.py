@@ -13,12 +13,13 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pages
 import pytest
-from conftest import ROOT, Done
+from conftest import ROOT, Done, Server
 from omegaconf import DictConfig, OmegaConf
 from pages import PAGES, blocks, commands, inline, section
 from repository import PEOPLE, commit, conversation, jsonl, ran, repository, sh, shell
@@ -88,6 +89,7 @@ def split(line: str) -> list[list[str]]:
     return [words[: words.index(">")] if ">" in words else words for words in found]
 
 
+@cache
 def with_params_of(page: str) -> DictConfig:
     """params.yaml with what a page tells to write into it."""
     values = OmegaConf.load(ROOT / "params.yaml")
@@ -135,6 +137,7 @@ def walked(page: str) -> bool:
     return f"\ndef test_{page}(" in Path(__file__).read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "line"), sorted({(page, line) for page in PAGES for line in dry(page)}))
 def test_what_is_not_walked_can_be_given(page, line, tmp_path, monkeypatch):
     """DVC's own command line and override parsers, make -n, a module that is there, a program, a shell that reads it."""
@@ -326,6 +329,24 @@ def experiment(folder: Path, url: str, *stages: str, arms: Sequence[str]) -> Non
     with_origin(folder)
 
 
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory) -> Iterator[Path]:
+    """What `experiment` makes with all stages, once: tests change copies of it (see `copied`)."""
+    server = Server()
+    here = tmp_path_factory.mktemp("reproduced") / "repo"
+    experiment(here, server.url, "roleplay", "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
+    yield here
+    server.stop()
+
+
+def copied(made: Path, folder: Path) -> Path:
+    """A copy of a repository and of its origin."""
+    for name in (made.name, "origin.git"):
+        shutil.copytree(made.parent / name, folder / name, symlinks=True)
+    sh(folder / made.name, "git", "remote", "set-url", "origin", str(folder / "origin.git"))
+    return folder / made.name
+
+
 def finished(folder: Path) -> Callable[[], None]:
     """Waits for the queue."""
 
@@ -333,7 +354,7 @@ def finished(folder: Path) -> Callable[[], None]:
         end = time.monotonic() + 300
         while any(word in (status := sh(folder, "dvc", "queue", "status")) for word in ("Queued", "Running")):
             assert time.monotonic() < end, status
-            time.sleep(2)
+            time.sleep(4)  # asking costs as much as a stage
         assert "Failed" not in status and "Success" in status, status
         sh(folder, "dvc", "queue", "stop", "--kill", check=False)
 
@@ -341,9 +362,8 @@ def finished(folder: Path) -> Callable[[], None]:
 
 
 @pytest.mark.slow
-def test_tutorial(server, tmp_path):
-    here = tmp_path / "repo"
-    experiment(here, server.url, "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
+def test_tutorial(reproduced, tmp_path):
+    here = copied(reproduced, tmp_path)
 
     def undo() -> None:
         """What the page says of it, and back again."""
@@ -401,9 +421,8 @@ def test_experiments(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_README(server, tmp_path):
-    here = tmp_path / "repo"
-    experiment(here, server.url, "roleplay", "converse", "calibrate", "judge", "eval", arms=("base", "dpo"))
+def test_README(reproduced, tmp_path):
+    here = copied(reproduced, tmp_path)
     done = walk(
         here, "README", but=["tutorial", "api_roles"],
         EDITOR=editor(here, "1: it would fit anybody", "1: anybody could be told so"),
@@ -500,6 +519,7 @@ def linked(tmp_path: Path) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_evaluation(tmp_path):
     here = linked(tmp_path)
     (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
@@ -510,6 +530,7 @@ def test_evaluation(tmp_path):
     assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
 
 
+@pytest.mark.slow
 def test_study(tmp_path):
     """The page's table and text give the numbers of docs/study.json."""
     here = linked(tmp_path)
@@ -562,4 +583,4 @@ def test_add_a_stage(server, tmp_path):
     assert ran(done["dvc repro questions"]) == ["questions"]
     assert ran(done["dvc exp run -S questions.min_words=2"])[-1] == "questions"
     assert json.loads((here / "results/questions.json").read_text())["dpo"] == {"replies": 8, "share": 0.5}
-    assert "4 passed" in done["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout
+    assert "3 passed" in done["python -m pytest tests/pipeline/test_pipeline.py -k questions"].stdout

@@ -50,6 +50,7 @@ def test_the_page_checks_and_plans_before_it_asks(project, monkeypatch):
     assert re.search(r"judge@dpo +judge +0 +12 .* 0\.00 ", table)
 
 
+@pytest.mark.slow
 def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
     servers = {}
     for name, limits in ENDPOINTS.items():

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -39,15 +40,57 @@ def prepare(project):
     (folder / "train.jsonl").write_text("".join(json.dumps(p) + "\n" for p in people))
 
 
-def start(project, **more):
-    command = [sys.executable, "-m", *project.command("roleplay")]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(command, cwd=project.folder, env=env, stderr=subprocess.PIPE, text=True, **more)
+# Forks a process for each line it reads, (arguments, folder, largest file in bytes), and says its id and how it ended:
+# 23 processes start here, and the imports of one take longer than what it does.
+FORKER = """
+import json, os, resource, sys
+import aiohttp, openai, stages.llm.client, stages.roleplay
+from stages.core import cli
+for line in sys.stdin:
+    argv, folder, size = json.loads(line)
+    if not (pid := os.fork()):
+        os.chdir(folder)
+        os.environ["DVC_ROOT"] = folder
+        os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        sys.argv = argv
+        cli.run(stages.roleplay.main)
+        sys.exit()
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 
-def finish(process):
-    errors = process.communicate()[1]
-    return Done(process.returncode, "", errors)
+class Forker:
+    """Runs role-play in one process after the other."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", FORKER], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "tests/stand_ins")},
+        )  # fmt: skip
+
+    def start(self, project, largest: int = resource.RLIM_INFINITY) -> int:
+        """The id of the process. `largest`: bytes that a file may have, as on a disk that is full."""
+        self._folder = project.folder
+        print(json.dumps([project.command("roleplay"), str(project.folder), largest]), file=self._process.stdin, flush=True)
+        return int(self._process.stdout.readline())
+
+    def finish(self) -> Done:
+        """Wait for the process."""
+        return Done(int(self._process.stdout.readline()), "", (self._folder / "stderr").read_text())
+
+    def stop(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(10)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def forker():
+    made = Forker()
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +107,7 @@ def undisturbed(tmp_path_factory):
     return (project.folder / "data/trees.jsonl").read_bytes()
 
 
-def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_flight(undisturbed, project, server):
+def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_flight(undisturbed, forker, project, server):
     draw = random.Random(20)
     moments = sorted(draw.sample(range(1, CALLS), 20))  # kill number k: once so many different requests came in
     delays = [draw.choice((0, 0, 0.002, 0.01)) for _ in moments]  # ... or shortly after, while replies are stored
@@ -92,7 +135,7 @@ def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_fl
             latency = draw.uniform(0, 0.02)
         if kill:
             time.sleep(delays[number])
-            processes[number].kill()
+            os.kill(processes[number], signal.SIGKILL)
         time.sleep(latency)
         raw(200, json.dumps(completion(text, body)).encode())(handler)
 
@@ -101,8 +144,8 @@ def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_fl
     while True:
         project.set(llm__endpoints__scripted__base_url=server.url.replace("v1", str(len(processes))))
         with lock:
-            processes.append(start(project))
-        done = finish(processes[-1])
+            processes.append(forker.start(project))
+        done = forker.finish()
         if done.returncode == 0:
             break
         assert done.returncode == -9, done.stderr
@@ -115,11 +158,10 @@ def test_a_run_killed_twenty_times_ends_the_same_and_repeats_only_what_was_in_fl
     assert max(lost.values()) <= IN_FLIGHT
 
 
-def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, project, server):
+def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, forker, project, server):
     prepare(project)
-    full = 300_000  # bytes that any file may have
-    process = start(project, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (full, full)))
-    complains(finish(process), "replies.sqlite", "could not be stored", "free disk space")
+    forker.start(project, largest=300_000)
+    complains(forker.finish(), "replies.sqlite", "could not be stored", "free disk space")
     before = len(server.requests)
     assert 10 < before < CALLS
     project.run("roleplay")
@@ -127,10 +169,11 @@ def test_a_disk_that_fills_up_stops_the_run_with_one_line_and_the_next_goes_on(u
     assert len(server.requests) <= CALLS + IN_FLIGHT
 
 
-def test_a_key_that_expires_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, project, server):
+def test_a_key_that_expires_stops_the_run_with_one_line_and_the_next_goes_on(undisturbed, forker, project, server):
     prepare(project)
     server.reply = lambda b: reply_to(b) if len(server.requests) < 60 else (401, {"error": {"message": "key expired"}})
-    complains(finish(start(project)), "401", "key expired")
+    forker.start(project)
+    complains(forker.finish(), "401", "key expired")
     refused = len(server.requests) - 59
     assert refused <= IN_FLIGHT
     server.reply = reply_to

@@ -72,6 +72,7 @@ def small(tmp_path_factory):
     return project.folder
 
 
+@pytest.mark.slow
 def test_outputs_of_a_small_pipeline(small):
     found = {name: hashlib.sha256((small / name).read_bytes()).hexdigest() for name in OUTPUTS}
     assert found == FROZEN["outputs"]

@@ -1,6 +1,7 @@
 """Personas, user turns and replies that try to be more than text: each stays what it is, inside its own message."""
 
 import asyncio
+import contextlib
 import json
 import re
 
@@ -63,11 +64,17 @@ def texts():
     return {n: prompts.load(ROOT / f"prompts/{n}.txt") for n in (*ROLES, "judge")}
 
 
+@pytest.fixture(scope="module")
+def given():
+    """What stage roleplay reads."""
+    with contextlib.chdir(ROOT):
+        return params.load("roleplay", roleplay.Params)
+
+
 @pytest.fixture
-def grown(texts, monkeypatch):
+def grown(given, texts, monkeypatch):
     """(tree, calls) with the payload in one fact, in every user turn and in every reply."""
-    monkeypatch.chdir(ROOT)
-    p = params.load("roleplay", roleplay.Params)
+    p = given
     monkeypatch.setattr(Persona, "id", "p0")  # from the texts otherwise, and with it every draw
     # what is noted depends on the words, so note everything
     section = p.roleplay.model_copy(update={"turns": 3, "continue_with": "preferred", "note_evidence": 0})

@@ -6,6 +6,8 @@ import json
 import pytest
 from conftest import complains, completion, reply_to
 
+pytestmark = pytest.mark.slow
+
 
 def people(project, n=2):
     """Personas of the train part, without the stage that makes them."""

@@ -11,6 +11,8 @@ from conftest import Server
 from pages import commands, section
 from repository import environment, judged, ran, shell
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Store:

@@ -57,6 +57,7 @@ def everything(folder: Path):
             yield f"objects of {file}", subprocess.run(words, cwd=file.parent, capture_output=True, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["environment", ".env"])
 def test_a_key_is_in_nothing_that_a_run_leaves_or_says(server, tmp_path, monkeypatch, place):
     key = f"sk-planted-{secrets.token_hex(20)}"
@@ -179,6 +180,7 @@ def test_a_missing_key_is_named_with_both_places(project):
     complains(project.run("judge", "base", check=False), "set PLANTED_KEY to its API key, in the environment or in .env")
 
 
+@pytest.mark.slow
 def test_the_file_is_ignored_by_git_and_dvc_and_made_as_the_page_says(server, tmp_path):
     folder = judged(tmp_path / "run", server.url).folder
     (tmp_path / "editor").write_text("#!/bin/sh\necho PLANTED_KEY=sk-1 >> $1\n")
@@ -266,6 +268,7 @@ def with_a_pickle(source: Path, folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     from stages.text.encoder import Encoder
     from stages.text.settings import EncoderParams
@@ -288,6 +291,7 @@ def test_pickled_weights_are_not_loaded(project, base, tmp_path):
     assert not (made / "exploded").exists()
 
 
+@pytest.mark.slow
 def test_code_that_comes_with_a_model_is_not_run(project, base, tmp_path):
     model = tmp_path / "with_code"
     shutil.copytree(base, model, ignore=shutil.ignore_patterns("*.gguf"))
@@ -351,6 +355,7 @@ def test_an_audit_that_failed_is_no_skip():
     assert verdict("", "ERROR:pip_audit._cli:invalid specifier\n   ^\n")[0] == 1
 
 
+@pytest.mark.slow
 def test_make_check_audits_the_lock_and_says_when_it_cannot(tmp_path):
     (tmp_path / "few.txt").write_text("idna==3.20\n")
     (line,) = commands("security", "Known vulnerabilities")

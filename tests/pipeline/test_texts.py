@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 
-import pytest
 from conftest import ROOT
 
 from stages.dialogue import tree
@@ -24,18 +23,30 @@ def test_natural_trees_are_trees():
     assert sum(len(list(tree.decisions(t))) for t in found) >= 600
 
 
-@pytest.mark.parametrize("t", TREES, ids=lambda t: t["id"])
-def test_a_note_grows_by_quotes_of_the_user(t):
+def faults_of_notes(t: dict) -> list[str]:
+    """Where a note does not grow by quotes of the user."""
     nodes = tree.index(t)
     users = [n for n in t["nodes"] if n["role"] == "user"]
-    assert 4 <= len(users) <= 5
+    faults = [] if 4 <= len(users) <= 5 else ["number of turns"]
     for node in users:
         before = tree.parent(node["id"])
         earlier = next((n["note"] for n in reversed(tree.path(nodes, before)) if n["role"] == "user"), [])
         new = [q["item"] for q in node["quotes"]]
-        assert sorted([*earlier, *new]) == node["note"] and len(set(node["note"])) == len(node["note"])
-        assert all(q["quote"] in node["text"] for q in node["quotes"]) and max(node["note"], default=0) < len(t["items"])
-        assert before is None or nodes[before]["continues"], "the conversation goes on after the reply that continues"
+        right = {
+            "note": sorted([*earlier, *new]) == node["note"] and len(set(node["note"])) == len(node["note"]),
+            "quotes": all(q["quote"] in node["text"] for q in node["quotes"]),
+            "items": max(node["note"], default=0) < len(t["items"]),
+            "the conversation goes on after the reply that continues": before is None or nodes[before]["continues"],
+        }
+        faults += [f"{node['id']}: {what}" for what, holds in right.items() if not holds]
+    return faults
+
+
+def test_a_note_grows_by_quotes_of_the_user():
+    assert {t["id"]: faults for t in TREES if (faults := faults_of_notes(t))} == {}
+    broken = json.loads(json.dumps(TREES[0]))
+    broken["nodes"][0]["note"] = [*broken["nodes"][0]["note"], 99]
+    assert faults_of_notes(broken)
 
 
 def test_groups_for_crossed_choice():

@@ -9,6 +9,8 @@ from fakes import encode
 from stages import filter_personas
 from stages.personas.persona import facts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ready(project, monkeypatch):

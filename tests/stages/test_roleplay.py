@@ -8,6 +8,8 @@ from fakes import encode
 
 from stages import roleplay
 
+pytestmark = pytest.mark.slow
+
 PEOPLE = [
     {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
     {"profile": "I sell old maps. I walk to work. My cat is blind.", "personality": "I am vain, dry, and fair."},
@@ -30,7 +32,6 @@ def ready(project, monkeypatch):
     return project
 
 
-@pytest.mark.slow
 def test_more_turns_and_more_personas_pay_for_the_new_calls_only(ready, server):
     personas(ready, 1)
     ready.run("roleplay")

@@ -12,6 +12,8 @@ import tiny
 from conftest import ROOT, Project, complains
 from tiny import one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 STEPS = 12  # 24 rows in batches of 2
 TWO = (ROOT / "presets/accelerate/cpu2.yaml").read_text()
 LAUNCH = "env ACCELERATE_USE_CPU=true accelerate launch --config_file two.yaml -m"
@@ -86,7 +88,6 @@ def steps(kept):
     return {int(p.parent.name.rpartition("-")[2]) for p in kept.glob("*/checkpoint-*/trainer_state.json")}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage, lora", [("sft", 4), ("dpo", 0)])
 def test_a_training_that_is_killed_ends_as_if_it_had_not_been(project, stage, lora):
     project.set(train__lora_r=lora)
@@ -110,7 +111,6 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(project, stage, lo
     assert [line.split("\t")[0] for line in curve] == ["step", *map(str, range(1, STEPS + 1))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_two_processes_give_the_curve_of_one_at_the_same_batch(project, stage, tmp_path):
     project.set(**{f"{stage}__gradient_accumulation_steps": 2})
@@ -129,7 +129,6 @@ def test_two_processes_give_the_curve_of_one_at_the_same_batch(project, stage, t
     assert curves[0] == pytest.approx(curves[1], rel=1e-3)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, launch",
     [("MULTI_CPU", LAUNCH),  # which accelerate would start with mpirun: it starts one process and says nothing
@@ -193,7 +192,6 @@ def test_out_of_memory_says_what_to_lower(project, monkeypatch):
     complains(project.run("sft", check=False, **out("sft")), "sft: out of memory; lower sft.per_device_train_batch_size")
 
 
-@pytest.mark.slow
 def test_other_params_start_anew_and_checkpoints_in_pieces_are_named(project):
     kept = kill(project, "sft", 2)
     project.set(sft__learning_rate=0.02)

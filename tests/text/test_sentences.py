@@ -63,6 +63,6 @@ def test_the_texts_of_the_repository_split_after_every_mark_and_blank(name):
         assert sentences(text) == re.split(r"(?<=[.!?])\s+", text)
 
 
-@pytest.mark.parametrize("text", ["“" * 20000, "「" * 20000, "a. " * 7000, "。」" * 10000, "", "。", "..."])
+@pytest.mark.parametrize("text", ["“" * 5000, "「" * 5000, "a. " * 7000, "。」" * 5000, "", "。", "..."])
 def test_any_text_is_split_at_once(text):
     assert "".join(sentences(text)).replace(" ", "") == text.replace(" ", "")

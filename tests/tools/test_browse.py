@@ -12,6 +12,8 @@ from omegaconf import OmegaConf
 from stages.core.files import write_jsonl
 from stages.tools import browse
 
+pytestmark = pytest.mark.slow
+
 NASTY = "<script>window.hacked=1</script><img src=x onerror=window.hacked=1></script><!--<script>\u2028 &amp; \U0001f600"
 PROFILE, PERSONALITY = "I keep bees. I fear dogs.", "I am blunt, and kind."
 PERSON = {"id": "aaaa", "profile": PROFILE, "personality": PERSONALITY}

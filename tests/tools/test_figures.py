@@ -3,7 +3,11 @@
 import re
 from xml.etree import ElementTree
 
+import pytest
+
 from stages.tools.figures import Line, Strip, curves, strips
+
+pytestmark = pytest.mark.slow
 
 NAME = "<b> & $x_1$ |"  # a model's name that HTML, LaTeX and Markdown would read
 

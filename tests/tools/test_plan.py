@@ -15,6 +15,8 @@ from stages.llm.cache import Cache
 from stages.text import encoder
 from stages.tools import plan
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def planned(project, monkeypatch):

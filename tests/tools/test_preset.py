@@ -136,6 +136,7 @@ def test_the_paper_preset_has_the_papers_numbers(here):
     assert "8B" in p["base_model"]["source"] and len(p["base_model"]["revision"]) == 40
 
 
+@pytest.mark.slow
 def test_the_plan_of_a_preset_asks_nobody_and_changes_nothing(here, server):
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, check=True)

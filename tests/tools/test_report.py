@@ -17,6 +17,8 @@ from stages.evaluation.scores import Scale
 from stages.evaluation.settings import Eval
 from stages.tools import report
 
+pytestmark = pytest.mark.slow
+
 TURNS = 3
 ODD = '<img src="x"> & | $y$'  # a model's name that HTML, Markdown and LaTeX would read
 
@@ -105,7 +107,6 @@ def test_the_page_holds_the_whole_result(default):
     assert "<script" not in page and "default-src 'none'" in page
 
 
-@pytest.mark.slow
 def test_the_same_result_gives_the_same_page(default):
     project, *first = default
     assert written(project) == tuple(first)
@@ -150,7 +151,6 @@ def test_names_stay_text(project):
     assert rules > 10 and "Krippendorff" in text and "a\\|b" in text
 
 
-@pytest.mark.slow
 def test_what_differs_from_a_revision_comes_first(project):
     def git(*words):
         subprocess.run(["git", "-c", "user.name=t", "-c", "user.email=t@t", *words], cwd=project.folder, check=True)

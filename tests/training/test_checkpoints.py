@@ -8,6 +8,8 @@ import tiny
 from stages.core.files import digest
 from stages.training import checkpoints
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):

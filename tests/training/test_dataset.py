@@ -11,6 +11,8 @@ from stages.core import prompts
 from stages.core.cli import UserError
 from stages.training.dataset import checked, encode, read, shorter, supervised
 
+pytestmark = pytest.mark.slow
+
 SYSTEM = "Be brief."
 ASK = [tiny.message("user", "x")]
 

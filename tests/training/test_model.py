@@ -6,6 +6,8 @@ import tiny
 from stages.core.cli import UserError
 from stages.training import model
 
+pytestmark = pytest.mark.slow
+
 
 def adapter(**changes):
     """LoRA of a tiny model of two blocks by section `train`, with `changes`."""

@@ -9,6 +9,8 @@ from conftest import ROOT
 
 from stages.training import saving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("had, more", [(None, []), (5, [5]), ([5, 6], [5, 6])])
 def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
@@ -41,7 +43,6 @@ def test_a_saved_folder_loads_speaks_and_knows_its_end(tmp_path, had, more):
     assert said[0, given["input_ids"].shape[1] :].tolist() == [own]
 
 
-@pytest.mark.slow
 def test_the_models_are_declared_for_the_registry():
     from dvc.repo import Repo
 

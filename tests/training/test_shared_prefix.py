@@ -12,6 +12,8 @@ from stages.training import order, shared_prefix, trainer
 from stages.training.curves import Curves
 from stages.training.dataset import encode, supervised
 
+pytestmark = pytest.mark.slow
+
 WORDS = tiny.tokenizer()
 
 
@@ -102,7 +104,6 @@ def steps(folder, pairs, name, form, lora, live):
     return torch.tensor(logs), trained.model.state_dict()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora, tmp_path, monkeypatch):

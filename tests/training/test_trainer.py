@@ -12,6 +12,8 @@ from stages.training import model, trainer
 from stages.training.curves import Curves
 from stages.training.dataset import encode
 
+pytestmark = pytest.mark.slow
+
 NEEDED = {"robust": {"label_smoothing": 0.1}, "exo_pair": {"label_smoothing": 0.001}}
 
 

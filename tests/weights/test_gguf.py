@@ -7,6 +7,8 @@ import tiny
 from stages.core.cli import UserError
 from stages.weights import gguf as ours
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"block_count": 2, "embedding_length": 32, "feed_forward_length": 64, "context_length": 64}
 
 
