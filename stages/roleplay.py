@@ -8,12 +8,13 @@ Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
 from stages.core.aio import run_async
-from stages.core.cli import parser, run
+from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.prompts import Prompt
@@ -29,7 +30,12 @@ from stages.personas.persona import Persona
 from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
 
-ROLES = ("user", "inducer", "preferred", "rejected", "verifier")
+# whose prompt a responder has: the first of these files that the set holds
+RESPONDERS = {
+    "preferred": ("preferred", "responder"),
+    "rejected": ("rejected", "responder"),
+    "misinformed": ("misinformed", "preferred", "responder"),
+}
 
 
 class Params(params.Section):
@@ -56,11 +62,24 @@ async def grown(
         return trees, client.ledger.metrics()
 
 
+def read_prompts(path: Callable[[str], Path]) -> dict[str, Prompt]:
+    """Prompts by role. `path`: of an argument of this stage. Raises UserError for a responder that has none."""
+    folder = path("responder-prompts")
+    own = {file.stem: prompts.load(file) for file in sorted(folder.glob("*.txt"))}
+    found = {name: prompts.load(path(f"{name}-prompt")) for name in ("user", "inducer", "verifier")}
+    for who, names in RESPONDERS.items():
+        name = next((n for n in names if n in own), None)
+        if name is None:
+            raise UserError(f"{folder}: has neither {names[0]}.txt nor {names[-1]}.txt")
+        found[who] = own[name]
+    return found
+
+
 def main() -> None:
-    inputs = ["personas", "base", *(f"{name}-prompt" for name in ROLES)]
+    inputs = ["personas", "base", "user-prompt", "inducer-prompt", "responder-prompts", "verifier-prompt"]
     a = parser(__doc__, inputs, ["trees", "failed", "metrics"]).parse_args()
     p = params.load("roleplay", Params)
-    prompt = {name: prompts.load(getattr(a, f"{name}_prompt")) for name in ROLES}
+    prompt = read_prompts(lambda name: Path(getattr(a, name.replace("-", "_"))))
     trees, calls = run_async(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
     examples = texts(prompt["user"].messages(), "assistant")
     write_jsonl(a.trees, trees)

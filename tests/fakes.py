@@ -20,8 +20,9 @@ def section(schema, name, **changes):
 
 
 def prompt(name):
-    """A prompt of the repository."""
-    return load(ROOT / f"prompts/{name}.txt")
+    """A prompt of the repository's smaller set."""
+    (path,) = (ROOT / "prompts/small").rglob(f"{name}.txt")
+    return load(path)
 
 
 def by_role(role, messages, seed):

@@ -43,7 +43,7 @@ class ModelUnderTest:
     def __init__(
         self, c: Converse, encoder: EncoderParams, client: Client, model: str, prompt: Prompt, strategy: str, memory: str
     ):
-        self.role = role(c, UNDER_TEST, model=model, stop=("\n",), accept=ACCEPTED)
+        self.role = role(c, UNDER_TEST, model=model, stop=prompt.stop(UNDER_TEST), accept=ACCEPTED)
         self.thinker = self.role.model_copy(update={"tokens": c.tokens + c.thought_tokens})
         self.client, self.prompt, self.strategy, self.memory = client, prompt, strategy, memory
         self.similar, self.encoder = c.similar, encoder

@@ -49,11 +49,11 @@ class Grower:
         self.ended: list[Record] = []  # branches that a failed call ended
         self.user = User(client, user, prompts["user"])
         self.history = {"preferred": roles.preferred.history, "rejected": roles.rejected.history}
-        line = {"stop": ("\n",)}
-        self.inducer = role(roles.inducer, "inducer", accept=("ok", "truncated"), **line)
-        self.preferred = role(roles.preferred, "preferred", **line)
-        self.rejected = role(roles.rejected, "rejected", **line)
-        self.verifier = role(roles.verifier, "verifier", accept=("ok", "truncated"), **line)
+        stop = {name: prompt.stop(name) for name, prompt in prompts.items()}
+        self.inducer = role(roles.inducer, "inducer", accept=("ok", "truncated"), stop=stop["inducer"])
+        self.preferred = role(roles.preferred, "preferred", stop=stop["preferred"])
+        self.rejected = role(roles.rejected, "rejected", stop=stop["rejected"])
+        self.verifier = role(roles.verifier, "verifier", accept=("ok", "truncated"), stop=stop["verifier"])
 
     def seed(self, node_id: str, who: str) -> int:
         """Seed of a call: from the stage's seed, the persona, the path and the role."""

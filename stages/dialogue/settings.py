@@ -41,7 +41,7 @@ class Arm(Section):
     weights: str
     """Folder under models/."""
     prompt: str
-    """System prompt: prompts/NAME.txt."""
+    """System prompt: NAME.txt of the prompt set."""
     strategy: Literal["reply", "critique", "reason"]
     """reply; critique: draft, critique of it, revision; reason: think, then reply."""
     memory: Literal["all", "none", "similar"]

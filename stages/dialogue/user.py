@@ -37,7 +37,7 @@ class User:
 
     def __init__(self, client: Client, settings: Talker, prompt: Prompt):
         self.client, self.prompt, self.history = client, prompt, settings.history
-        self.role = role(settings, "user", stop=("\n",))
+        self.role = role(settings, "user", stop=prompt.stop("user"))
 
     async def write(self, persona: Persona, past: list[Exchange], fact: str, where: tuple[object, ...]) -> str:
         """The user's next message. `where` names the turn for its seed: (stage seed, path or number).

@@ -265,7 +265,7 @@ class Walk:
     async def roleplay(self, name: str, number: int, progress: Progress) -> None:
         """roleplay of so many personas."""
         p = self.line.load(name, roleplay.Params)
-        texts = self.line.prompts(name, *roleplay.ROLES)
+        texts = roleplay.read_prompts(partial(self.line.path, name))
         async with self.client(name, p, p.roleplay.resamples) as client:
             for person in self.line.personas(name, number):
                 await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)

@@ -7,9 +7,10 @@ import re
 import pytest
 from calls import ROLE, changed, settings
 from conftest import ROOT
+from fakes import prompt
 
 from stages import roleplay
-from stages.core import params, prompts
+from stages.core import params
 from stages.dialogue import grow
 from stages.judging import judge
 from stages.llm.backend import PaidCalls
@@ -60,7 +61,7 @@ class Scripted:
 
 @pytest.fixture(scope="module")
 def texts():
-    return {n: prompts.load(ROOT / f"prompts/{n}.txt") for n in (*ROLES, "judge")}
+    return {n: prompt(n) for n in (*ROLES, "judge")}
 
 
 @pytest.fixture
