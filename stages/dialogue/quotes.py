@@ -7,6 +7,7 @@ message of the user holds voids its item, so a note cannot leak the persona, in 
 import json
 import re
 import unicodedata
+from collections.abc import Collection
 from typing import Any
 
 from stages.core.prompts import Message, Prompt
@@ -17,7 +18,7 @@ Quote = dict[str, Any]
 LEAST = 3  # characters of a quote: fewer stand in any message
 _OBJECT = re.compile(r'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # the innermost ones, also of an answer that is cut
 _LINE = re.compile(r"^[^\w\n]*(\d{1,3})[^\w\n]*?[:.)\-–—][ \t]*(\S.*)$", re.M)
-_SAME = {ord(c): "'" for c in "\"`´‘’‚‛“”„‟«»‹›「」『』＂＇"} | {ord(c): "-" for c in "‐‑‒–—―−－"}
+_SAME = {ord(c): "'" for c in '"`´‘’‚‛“”„‟«»‹›「」『』＂＇'} | {ord(c): "-" for c in "‐‑‒–—―−－"}
 
 
 def normalised(text: str) -> str:
@@ -33,17 +34,22 @@ def stands(quote: str, said: list[str]) -> bool:
     return len(wanted) >= LEAST and any(wanted in normalised(text) for text in said)
 
 
-def messages(prompt: Prompt, items: list[str], history: list[Message]) -> list[Message]:
-    """Chat that asks which of `items` the conversation `history`, whose last message is the user's, shows."""
+def messages(prompt: Prompt, items: list[str], history: list[Message], noted: Collection[int] = ()) -> list[Message]:
+    """Chat that asks which of `items`, those `noted` before aside, the conversation `history` shows.
+
+    The last message of `history` is the user's. The items come last: the chat of a turn then starts as that of the turn
+    before, so a server's prefix cache holds.
+    """
     lines = [f"{'User' if m['role'] == 'user' else 'Reply'}: {' '.join(m['content'].split())}" for m in history]
-    numbered = "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1))
+    numbered = "\n".join(f"{i + 1}. {item}" for i, item in enumerate(items) if i not in noted)
     asked = prompt.part("last", items=numbered, conversation="\n".join(lines))
     return [*prompt.messages(), {"role": "user", "content": asked}]
 
 
-def schema(n_items: int) -> dict[str, Any]:
-    """JSON schema of an answer about `n_items` items, which are numbered from 1."""
-    row = {"item": {"type": "integer", "enum": [*range(1, n_items + 1)]}, "quote": {"type": "string"}}
+def schema(n_items: int, noted: Collection[int] = ()) -> dict[str, Any]:
+    """JSON schema of an answer about `n_items` items, numbered from 1, but those `noted` before."""
+    asked = [i + 1 for i in range(n_items) if i not in noted]
+    row = {"item": {"type": "integer", "enum": asked}, "quote": {"type": "string"}}
     return _object({"shown": {"type": "array", "items": _object(row)}})
 
 
@@ -86,5 +92,3 @@ def parse(text: str, n_items: int, said: list[str]) -> list[Quote]:
         if 0 <= item < n_items and isinstance(quote, str) and stands(quote, said):
             found.setdefault(item, quote.strip().strip('"“”'))
     return [{"item": item, "quote": quote} for item, quote in found.items()]
-
-
