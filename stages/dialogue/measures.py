@@ -9,6 +9,7 @@ from stages.core.prompts import Message
 from stages.dialogue import tree
 from stages.dialogue.faults import faults
 from stages.dialogue.transcript import texts
+from stages.personas.persona import facts
 from stages.text.encoder import Encode, nearest_rank, so_far
 from stages.text.ngrams import coverage
 
@@ -61,4 +62,38 @@ def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[st
         "item_words_said": round(fmean(covered), 4),
         "items_noted_per_turn": round(fmean(noted), 4),
         "persona_top1_from_user_turns": {"chance": chance, "last": top1[max(top1)], "by_turn": top1},
+    }
+
+
+def disclosed(t: Record) -> dict[str, set[int]]:
+    """Items shown so far at each user node of a tree, by quotes: those of its path and its own."""
+    nodes = tree.index(t)
+    shown: dict[str, set[int]] = {}
+    for node in (n for n in t["nodes"] if n["role"] == "user"):
+        path = tree.path(nodes, node["id"])
+        shown[node["id"]] = {q["item"] for n in path for q in n.get("quotes", [])}
+    return shown
+
+
+def agreement(trees: list[Record]) -> dict[str, Any]:
+    """Precision and recall of the quotes so far against the given note, over the user turns that have both; of facts, of
+    traits and of both."""
+    counts: Counter[tuple[str, str]] = Counter()
+    for t in trees:
+        cut, shown = len(facts(t["profile"])), disclosed(t)
+        for node in t["nodes"]:
+            if node.get("note") is None or "quotes" not in node:
+                continue
+            for kind, inside in (("facts", lambda i: i < cut), ("traits", lambda i: i >= cut), ("all", lambda i: True)):
+                given, found = ({i for i in items if inside(i)} for items in (node["note"], shown[node["id"]]))
+                counts.update({(kind, "given"): len(given), (kind, "found"): len(found), (kind, "both"): len(given & found)})
+    return {
+        kind: {
+            "given": counts[kind, "given"],
+            "found": counts[kind, "found"],
+            "both": counts[kind, "both"],
+            "precision": round(counts[kind, "both"] / max(1, counts[kind, "found"]), 4),
+            "recall": round(counts[kind, "both"] / max(1, counts[kind, "given"]), 4),
+        }
+        for kind in ("all", "facts", "traits")
     }
