@@ -51,15 +51,17 @@ def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[st
     for t in trees:
         for node, before in user_turns(t):
             found.append(faults(node["text"], [m["content"] for m in before], examples))
-            covered.append(coverage(t["items"][node["item"]], node["text"]))
+            if "item" in node:  # of a scheduled user
+                covered.append(coverage(t["items"][node["item"]], node["text"]))
             noted.append(len(node["note"]) / node["turn"])
     top1, chance = recognition(trees[:RANKED], encode), round(1 / min(len(trees), RANKED), 4)
     return {
         "user_turns": len(found),
         "faulty_user_turns": round(fmean(map(bool, found)), 4),
         "faults": dict(sorted(Counter(name for names in found for name in names).items())),
-        "item_revealed": round(fmean(x >= REVEALED for x in covered), 4),
-        "item_words_said": round(fmean(covered), 4),
+        **({"item_revealed": round(fmean(x >= REVEALED for x in covered), 4)} if covered else {}),
+        **({"item_words_said": round(fmean(covered), 4)} if covered else {}),
+        **({"ended_by_user": sum(len(t["ended_by_user"]) for t in trees)} if "ended_by_user" in trees[0] else {}),
         "items_noted_per_turn": round(fmean(noted), 4),
         "persona_top1_from_user_turns": {"chance": chance, "last": top1[max(top1)], "by_turn": top1},
     }

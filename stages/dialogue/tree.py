@@ -1,7 +1,8 @@
 """Conversation trees: the unit of role-play. Every node's message history is the path from the root to it.
 
-A node's id is its path: `u` is the user's first turn, `u/p` and `u/r` the preferred and rejected reply to it, `u/p/u` the
-user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows keeps what it has.
+A node's id is its path: `u` is the user's first turn, `u/p`, `u/r` and `u/m` the preferred, rejected and misinformed reply
+to it, `u/p/u` the user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows
+keeps what it has.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from stages.core.files import Record, read_jsonl
 from stages.core.prompts import Message
 
 Node = dict[str, Any]
-REPLIES = {"p": "preferred", "r": "rejected"}
+REPLIES = {"p": "preferred", "r": "rejected", "m": "misinformed"}
 
 
 def index(tree: Record) -> dict[str, Node]:
@@ -37,15 +38,15 @@ def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
 
 
 def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
-    """The exact chat messages from the root to `node_id`, none for None. Both kinds of reply are the assistant's."""
+    """The exact chat messages from the root to `node_id`, none for None. All kinds of reply are the assistant's."""
     return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
 
 
-def decisions(tree: Record) -> Iterator[tuple[Node, Node, Node]]:
-    """(user node, preferred reply, rejected reply) wherever both replies exist, in order of id."""
+def decisions(tree: Record, other: str = "r") -> Iterator[tuple[Node, Node, Node]]:
+    """(user node, preferred reply, the `other` of REPLIES) wherever both replies exist, in order of id."""
     nodes = index(tree)
     for node_id in sorted(nodes):
-        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/r")
+        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/{other}")
         if preferred and rejected:
             yield nodes[node_id], preferred, rejected
 
@@ -57,11 +58,12 @@ def read_trees(path: Any) -> list[Record]:
         nodes = t.get("nodes")
         sound = isinstance(nodes, list) and all(
             isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str)
-            and n.get("role") in ("user", "preferred", "rejected") for n in nodes
+            and n.get("role") in ("user", *REPLIES.values()) for n in nodes
         )  # fmt: skip
         if not sound or not isinstance(t.get("id"), str):
             raise UserError(
-                f"{path}:{number}: not a tree: needs `id` and `nodes`, each with id, role (user, preferred, rejected), text"
+                f"{path}:{number}: not a tree: needs `id` and `nodes`, each with id, text and role ("
+                f"{', '.join(('user', *REPLIES.values()))})"
             )
     if len(trees) < 2:
         raise UserError(f"{path}: {len(trees)} trees cannot be split into train and validation; grow more personas")

@@ -267,8 +267,10 @@ class Walk:
         p = self.line.load(name, roleplay.Params)
         texts = roleplay.read_prompts(partial(self.line.path, name))
         async with self.client(name, p, p.roleplay.resamples) as client:
-            for person in self.line.personas(name, number):
-                await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)
+            people = self.line.personas(name, number)
+            others = roleplay.strangers(p, people)
+            for person in people:
+                await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person, others.get(person.id))
                 progress.step()
 
     async def converse(self, name: str, number: int, progress: Progress) -> list[Record]:
@@ -280,7 +282,7 @@ class Walk:
             folder = line.made(name, "weights")
         async with self.client(name, p, c.resamples, models={binding.UNDER_TEST: folder}) as client:
             tested = Walked(c, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
-            user, talks = User(client, p.user, texts["user"]), []
+            user, talks = User(client, p.user, texts["user"], c.user_model), []
             for person in line.personas(name, number):
                 talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
                 progress.step()
