@@ -138,6 +138,8 @@ class PlannedCalls:
         tokens, _, logprobs = self._means(request.role)
         words = int(tokens) - len(STAND_IN.split())
         text = "1" if request.role.name in NUMBER else f"{STAND_IN}{request.key[:12]}" + " word" * words
+        if request.role.name == "inducer" and "response_format" in request.body:  # quotes: one more item each turn
+            text = json.dumps({"item": (request.messages[-1]["content"].count(STAND_IN) + 1) // 2, "quote": STAND_IN})
         reply: Reply = {"text": text, "finish": "stop"}
         if request.role.logprobs and logprobs:
             reply["logprobs"] = [["1", [["1", 0.0]]]]
