@@ -38,7 +38,9 @@ def by_overlap(t):
     """The tree with the quotes that word overlap gives: the user's words so far, for items that they hold by half."""
     for node, chat in users(t):
         written = " ".join(texts(chat, "user"))
-        node["quotes"] = [{"item": i, "quote": written} for i, x in enumerate(t["items"]) if coverage(x, written) >= REVEALED]
+        node["quotes"] = [
+            {"item": i, "quote": written} for i, x in enumerate(t["items"]) if coverage(x, written) >= REVEALED
+        ]
 
 
 async def by_model(client, role, prompt, t, seed):
@@ -72,7 +74,9 @@ SHOW = False
 
 async def measured(a, trees):
     """Ask the model about all trees."""
-    role = Role(name="inducer", model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, accept=("ok", "truncated"))
+    role = Role(
+        name="inducer", model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, accept=("ok", "truncated")
+    )
     embedded = Embedded(concurrency=2, slots=3, context=3072, threads=a.threads)
     settings = Llm(conversations_in_flight=2, embedded=embedded, endpoints={})
     with tempfile.TemporaryDirectory() as folder:

@@ -36,9 +36,9 @@ def decided(trees: list[Record], held: set[str], p: ExtractPairs) -> dict[str, l
 
 def main() -> None:
     outputs = ["sft-train", "sft-val", "pairs-train", "pairs-val", "decisions", "metrics"]
-    a = parser(__doc__, ["trees", "assistant-prompt"], outputs).parse_args()
+    a = parser(__doc__, ["trees", "more-trees", "assistant-prompt"], outputs).parse_args()
     p = params.load("extract_pairs", Params).extract_pairs
-    trees = read_trees(a.trees)
+    trees = read_trees(a.trees, a.more_trees)
     held = held_out(trees, p.val_share, p.seed)
     by_tree = decided(trees, held, p)
     data, dropped = training_data(trees, by_tree, held, prompts.load(a.assistant_prompt).messages(), p.filters)

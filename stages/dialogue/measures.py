@@ -81,12 +81,11 @@ def agreement(trees: list[Record]) -> dict[str, Any]:
     counts: Counter[tuple[str, str]] = Counter()
     for t in trees:
         cut, shown = len(facts(t["profile"])), disclosed(t)
-        for node in t["nodes"]:
-            if node.get("note") is None or "quotes" not in node:
-                continue
-            for kind, inside in (("facts", lambda i: i < cut), ("traits", lambda i: i >= cut), ("all", lambda i: True)):
-                given, found = ({i for i in items if inside(i)} for items in (node["note"], shown[node["id"]]))
-                counts.update({(kind, "given"): len(given), (kind, "found"): len(found), (kind, "both"): len(given & found)})
+        for node in (n for n in t["nodes"] if n.get("note") is not None and "quotes" in n):
+            given, found = {*node["note"]}, shown[node["id"]]
+            for name, items in (("given", given), ("found", found), ("both", given & found)):
+                of_facts = sum(i < cut for i in items)
+                counts.update({("facts", name): of_facts, ("traits", name): len(items) - of_facts, ("all", name): len(items)})
     return {
         kind: {
             "given": counts[kind, "given"],
