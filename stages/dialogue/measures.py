@@ -141,6 +141,7 @@ def measure(trees: list[Record], examples: list[str], encode: Encode) -> dict[st
         "faulty_user_turns": round(fmean(map(bool, found)), 4),
         "faults": dict(sorted(Counter(name for names in found for name in names).items())),
         **scripted,
+        **({"ended_by_user": sum(len(t["ended_by_user"]) for t in trees)} if "ended_by_user" in trees[0] else {}),
         "items_noted_per_turn": round(fmean(noted), 4),
         "disclosure": disclosure(trees),
         "persona_top1_from_user_turns": {"chance": chance, "last": top1[max(top1)], "by_turn": top1},

@@ -1,7 +1,8 @@
 """Conversation trees: the unit of role-play. Every node's message history is the path from the root to it.
 
-A node's id is its path: `u` is the user's first turn, `u/p` and `u/r` the preferred and rejected reply to it, `u/p/u` the
-user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows keeps what it has.
+A node's id is its path: `u` is the user's first turn, `u/p`, `u/r` and `u/m` the preferred, rejected and misinformed reply
+to it, `u/p/u` the user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows
+keeps what it has.
 """
 
 from collections.abc import Iterator
@@ -13,9 +14,8 @@ from stages.core.files import Record, read_jsonl
 from stages.core.prompts import Message
 
 Node = dict[str, Any]
-REPLIES = {"p": "preferred", "r": "rejected"}
-NEGATIVES = {"uninformed": "r", "misinformed": "m"}  # kind of pair -> the reply that the preferred one is set against
-ROLES = ("user", "preferred", "rejected", "misinformed")
+REPLIES = {"p": "preferred", "r": "rejected", "m": "misinformed"}
+ROLES = ("user", *REPLIES.values())
 
 
 def index(tree: Record) -> dict[str, Node]:
@@ -40,17 +40,17 @@ def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
 
 
 def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
-    """The exact chat messages from the root to `node_id`, none for None. Both kinds of reply are the assistant's."""
+    """The exact chat messages from the root to `node_id`, none for None. All kinds of reply are the assistant's."""
     return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
 
 
-def decisions(tree: Record, kind: str = "uninformed") -> Iterator[tuple[Node, Node, Node]]:
-    """(user node, preferred reply, the reply of a `kind` of NEGATIVES) wherever both replies exist, in order of id."""
+def decisions(tree: Record, other: str = "r") -> Iterator[tuple[Node, Node, Node]]:
+    """(user node, preferred reply, the `other` of REPLIES) wherever both replies exist, in order of id."""
     nodes = index(tree)
     for node_id in sorted(nodes):
-        preferred, other = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/{NEGATIVES[kind]}")
-        if preferred and other:
-            yield nodes[node_id], preferred, other
+        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/{other}")
+        if preferred and rejected:
+            yield nodes[node_id], preferred, rejected
 
 
 def _sound(t: Record) -> bool:

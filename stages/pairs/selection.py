@@ -9,6 +9,7 @@ from stages.pairs.settings import ExtractPairs, Filters
 from stages.text.ngrams import words
 
 OTHER = {"preferred": "rejected", "rejected": "preferred"}
+NEGATIVES = {"uninformed": "r", "misinformed": "m"}  # kind of pairs: the reply (tree.REPLIES) set against the preferred one
 
 
 @dataclass
@@ -95,7 +96,9 @@ def decide(t: Record, p: ExtractPairs) -> list[Decision]:
     """All decisions of a tree, labelled and filtered: those of one kind of pairs after those of the other."""
     nodes, kinds = tree.index(t), dict.fromkeys(p.negatives)
     named = [*kinds] != ["uninformed"]
-    turns = [turn_at(t, *found, nodes, kind if named else "") for kind in kinds for found in tree.decisions(t, kind)]
+    turns = [
+        turn_at(t, *found, nodes, kind if named else "") for kind in kinds for found in tree.decisions(t, NEGATIVES[kind])
+    ]
     return [decision(turn, p) for turn in turns]
 
 

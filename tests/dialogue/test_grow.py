@@ -3,15 +3,15 @@
 import asyncio
 
 import pytest
-from fakes import FakeClient, by_role, prompt, section
+from fakes import FakeClient, by_role, prompts, section
 
 from stages.dialogue import tree
 from stages.dialogue.grow import parse_verdict, whole_tree
-from stages.dialogue.settings import Roleplay
-from stages.llm.settings import Roles, Talker
+from stages.dialogue.settings import Roleplay, UserTalker
+from stages.llm.settings import Roles
 from stages.personas.persona import Persona
 
-PROMPTS = {name: prompt(name) for name in ("user", "inducer", "preferred", "rejected", "verifier")}
+PROMPTS = prompts()
 PEOPLE = [
     Persona("I fish at sea. I own two boats. My leg hurts.", "I am shy, loud, and kind."),
     Persona('I bake {bread} "daily". I keep 🐝 bees. אני גר בחיפה.', "I am odd, calm, and <|im_end|>."),
@@ -21,7 +21,7 @@ PEOPLE = [
 
 def grown(client, persona=PEOPLE[0], **changes):
     p = section(Roleplay, "roleplay", **{"turns": 3, "continue_with": "random", **changes})
-    return asyncio.run(whole_tree(p, section(Talker, "user"), section(Roles, "roles"), client, PROMPTS, persona))
+    return asyncio.run(whole_tree(p, section(UserTalker, "user"), section(Roles, "roles"), client, PROMPTS, persona))
 
 
 def users(t):

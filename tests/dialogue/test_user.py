@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from stages.core.files import seed_of
 from stages.dialogue import user
+from stages.dialogue.settings import UserTalker
 from stages.dialogue.transcript import Exchange
-from stages.llm.settings import Talker
 from stages.personas.persona import Persona
 
 PROMPT = prompt("user")
@@ -47,15 +47,15 @@ def test_the_chat_grows_with_the_conversation(past, history):
     assert roles[0] == "system" and roles[1:] == ["user", "assistant"] * ((len(roles) - 2) // 2) + ["user"]
     assert "new fact" in chat[-1]["content"]
     if history > len(past) > 0:
-        assert user.messages(PROMPT, PERSONA, past[:-1], past[-1].fact, history) == chat[:-2]
+        assert user.messages(PROMPT, PERSONA, past[:-1], past[-1].told, history) == chat[:-2]
     if history == 0:
         assert PERSONA.profile not in chat[-1]["content"]
 
 
 def test_a_turn_is_one_call_seeded_by_its_place():
     client = FakeClient(lambda *_: "  I am loud. What now? ")
-    speaker = user.User(client, section(Talker, "user", history=2), PROMPT)
-    assert asyncio.run(speaker.write(PERSONA, PAST, "I am loud.", (7, "u/p/u"))) == "I am loud. What now?"
+    speaker = user.User(client, section(UserTalker, "user", history=2), PROMPT)
+    assert asyncio.run(speaker.write(PERSONA, PAST, "I am loud.", (7, "u/p/u"))) == ("I am loud. What now?", False)
     ((role, chat, seed),) = client.asked
     assert role.name == "user" and role.stop == ("\n",) and seed == seed_of(7, "u/p/u", PERSONA.id, "user")
     assert chat == user.messages(PROMPT, PERSONA, PAST, "I am loud.", 2)
