@@ -8,6 +8,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 from stages.core.prompts import Message, Prompt
@@ -21,6 +22,7 @@ _LINE = re.compile(r"^[^\w\n]*(\d{1,3})[^\w\n]*?[:.)\-–—][ \t]*(\S.*)$", re.
 _SAME = {ord(c): "'" for c in '"`´‘’‚‛“”„‟«»‹›「」『』＂＇'} | {ord(c): "-" for c in "‐‑‒–—―−－"}
 
 
+@lru_cache(maxsize=1000)  # a message is compared with many quotes
 def normalised(text: str) -> str:
     """Text as quotes are compared: NFKC, without case and invisible signs, white space folded, one sign for all quotation
     marks and one for all dashes."""

@@ -6,6 +6,7 @@ keeps what it has.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError
@@ -14,6 +15,7 @@ from stages.core.prompts import Message
 
 Node = dict[str, Any]
 REPLIES = {"p": "preferred", "r": "rejected", "m": "misinformed"}
+ROLES = ("user", *REPLIES.values())
 
 
 def index(tree: Record) -> dict[str, Node]:
@@ -51,20 +53,34 @@ def decisions(tree: Record, other: str = "r") -> Iterator[tuple[Node, Node, Node
             yield nodes[node_id], preferred, rejected
 
 
-def read_trees(path: Any) -> list[Record]:
-    """Trees of a file. Raises UserError, with its line, for a row that is none; for fewer than two."""
-    trees = read_jsonl(path)
-    for number, t in enumerate(trees, 1):
-        nodes = t.get("nodes")
-        sound = isinstance(nodes, list) and all(
-            isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str)
-            and n.get("role") in ("user", *REPLIES.values()) for n in nodes
-        )  # fmt: skip
-        if not sound or not isinstance(t.get("id"), str):
-            raise UserError(
-                f"{path}:{number}: not a tree: needs `id` and `nodes`, each with id, text and role ("
-                f"{', '.join(('user', *REPLIES.values()))})"
-            )
+def _sound(t: Record) -> bool:
+    nodes = t.get("nodes")
+    return isinstance(t.get("id"), str) and isinstance(nodes, list) and all(
+        isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str) and n.get("role") in ROLES
+        for n in nodes
+    )  # fmt: skip
+
+
+def read_trees(*paths: Path) -> list[Record]:
+    """Trees of several files, or of the *.jsonl of folders, in the order given.
+
+    Raises:
+        UserError: a row that is no tree, with its line; an id that two trees have; fewer than two trees.
+    """
+    places: dict[str, str] = {}
+    trees = []
+    for file in (f for path in paths for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])):
+        for number, t in enumerate(read_jsonl(file), 1):
+            where = f"{file}:{number}"
+            if not _sound(t):
+                raise UserError(
+                    f"{where}: not a tree: needs `id` and `nodes`, each with id, role ({', '.join(ROLES)}), text"
+                )
+            if t["id"] in places:
+                raise UserError(f"{where}: tree {t['id']} is in {places[t['id']]}, too; give each tree an id of its own")
+            places[t["id"]] = where
+            trees.append(t)
     if len(trees) < 2:
-        raise UserError(f"{path}: {len(trees)} trees cannot be split into train and validation; grow more personas")
+        read = " and ".join(map(str, paths))
+        raise UserError(f"{read}: {len(trees)} trees cannot be split into train and validation; grow more personas")
     return trees
