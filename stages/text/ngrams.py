@@ -1,12 +1,12 @@
 """Words of a text, and how much of one text is in another: measures on words and word n-grams, no model asked."""
 
-import re
 from functools import lru_cache
 
-_SIGN = (
-    "\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han: scripts without blanks between words
-)
-_WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+(?:['’][^\W_{_SIGN}]+)?")
+import regex
+
+# scripts without blanks between words: kana and Han; Thai and Lao, Burmese, Khmer
+_SIGN = "\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e01-\u0eff\u1000-\u109f\u1780-\u17d3"
+_WORD = regex.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+(?:['’][^\W_{_SIGN}]+)?")
 _WORDS = """
 the a an and or but of to in on at for with by from as is are was were be been am i my me mine we our us you your it its this
 that these those he she they his her their them who which not no have has had do does did so than then will would can could
@@ -17,7 +17,7 @@ Gram = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; of Chinese and Japanese the single signs."""
+    """Lower-case words; of scripts without blanks the single signs."""
     return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
 
 
