@@ -8,16 +8,32 @@ Run: python -m stages.choose --weights FOLDER --groups FILE --choices OUT.jsonl 
 With these four arguments alone no params.yaml is read. dvc.yaml adds those of an arm, and the settings are section `choose`.
 """
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 from stages.core import params, prompts
+from stages.core.aio import run_async
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.prompts import Message, Prompt
+from stages.dialogue.binding import LOCAL, bound
+from stages.evaluation.settings import Choose
+from stages.judging import choice
+from stages.llm.backend import PaidCalls
+from stages.llm.client import Client
+from stages.llm.settings import Llm, Role
+
+
+class Params(params.Section):
+    """What this stage reads."""
+
+    choose: Choose
+    llm: Llm
 
 
 def head(prompt: Prompt | None, user: Record, group: Record) -> list[Message]:
@@ -39,7 +55,7 @@ def contexts(group: Record, prompt: Prompt | None, reading: str) -> list[list[Me
     return [[*head(prompt, user, group), *seen(user["history"], reading), last] for user in group["users"]]
 
 
-def readings(a: Namespace, groups: list[Record]) -> Iterator[tuple[str, Prompt | None, str]]:
+def readings(a: Namespace, groups: list[Record], exchanges: bool) -> Iterator[tuple[str, Prompt | None, str]]:
     """(name, system prompt, what is seen of the history) of the measure and of its twins."""
     from stages.evaluation.crossed import curve
 
@@ -49,46 +65,98 @@ def readings(a: Namespace, groups: list[Record]) -> Iterator[tuple[str, Prompt |
     if a.persona_prompt:
         told = prompts.load(a.persona_prompt)
         yield from [("persona", told, "none"), ("persona_and_history", told, "history")]
-    if a.exchanges:
+    if exchanges and a.memory != "none":
         yield from ((name, prompt, name) for name in curve(groups))
 
 
-def local(a: Namespace, groups: list[Record]) -> dict[str, list[Any]]:
-    """L of each group by reading, from the weights."""
+def local(a: Namespace, folder: Path, asked: list[tuple[str, Record, list[list[Message]]]]) -> list[Any]:
+    """L of each group and reading from the weights in `folder`."""
     from stages.training.choices import load, matrix
 
-    model, tokenizer = load(a.weights)
-    found: dict[str, list[Any]] = {}
-    wanted = list(readings(a, groups))
-    with Progress(f"choose: {a.choices.stem}", len(groups) * len(wanted)) as progress:
-        for name, prompt, reading in wanted:
-            found[name] = []
-            for group in groups:
-                replies = [user["reply"] for user in group["users"]]
-                found[name].append(matrix(model, tokenizer, contexts(group, prompt, reading), replies))
-                progress.step()
+    model, tokenizer = load(folder)
+    found = []
+    with Progress(f"choose: {a.choices.stem}", len(asked)) as progress:
+        for _, group, before in asked:
+            found.append(matrix(model, tokenizer, before, [user["reply"] for user in group["users"]]))
+            progress.step()
     return found
 
 
-def main() -> None:
-    arguments = parser(__doc__, ["weights", "groups"], ["choices", "metrics"])
-    arguments.add_argument("--system-prompt", type=Path, metavar="PATH", help="prompt file; may hold {persona}")
-    arguments.add_argument("--persona-prompt", type=Path, metavar="PATH",
-                           help="prompt file with {persona}: adds the twins persona (in place of the history) and "
-                           "persona_and_history")  # fmt: skip
-    arguments.add_argument("--exchanges", action="store_true", help="add the curve over the exchanges seen")
-    arguments.add_argument("--memory", default="all", help="none: the arm sees no history")
-    arguments.add_argument("--resamples", type=int, default=10000, help="of the bootstrap over groups")
-    arguments.add_argument("--seed", type=int, default=1, help="of the bootstrap over groups")
-    a = arguments.parse_args()
+async def served(
+    p: Params, a: Namespace, model: str, asked: list[tuple[str, Record, list[list[Message]]]]
+) -> tuple[list[Any], dict[str, Any]]:
+    """L of each group and reading from the letters that an API model answers with; the counts of its calls."""
+    import numpy as np
+
+    role = Role(name="choose", model=model, temp=1.0 if p.choose.samples > 1 else 0.0, top_p=1.0, penalty=0.0, tokens=8,
+                stop=("\n",), accept=("ok", "truncated"), logprobs=20)  # fmt: skip
+    prompt = prompts.load(a.choice_prompt)
+    async with Client(PaidCalls("choose", p.llm, {}), 0) as client:
+        jobs = [
+            partial(choice.matrix, client, role, prompt, p.choose.seed, p.choose.samples, group, before)
+            for _, group, before in asked
+        ]
+        with Progress(f"choose: {a.choices.stem}", len(jobs), client.ledger.numbers) as progress:
+            rows = await client.in_parallel(jobs, progress)
+        counts = {"calls": client.ledger.metrics(), "unread": sum(row["unread"] for row in rows)}
+        return [np.array(row["scores"]) for row in rows], {**counts, "identity": client.servers.identity(model)}
+
+
+def skipped(a: Namespace) -> str | None:
+    """Why an arm is not measured, None where it is."""
+    if a.strategy != "reply":
+        return f"strategy {a.strategy} changes what a model writes, not what it makes of a reply that is there"
+    return "memory similar: histories this short are seen as a whole" if a.memory == "similar" else None
+
+
+def measured(p: Params, a: Namespace) -> tuple[list[Record], dict[str, Any]]:
+    """Rows and metrics of an arm, or of weights alone."""
     from stages.evaluation import crossed
 
-    groups = crossed.read(a.groups)
-    found = local(a, groups)
-    write_jsonl(a.choices, crossed.rows(groups, found))
-    result = crossed.summary(groups, found, a.resamples, a.seed)
-    write_json(a.metrics, result)
-    print(f"choose: pair accuracy {result['pair_accuracy']}, top-1 {result['top1']}")
+    groups = crossed.most(crossed.read(a.groups), p.choose.most)
+    model, folder = bound(a.model, a.weights, a.weights)
+    asked = [
+        (name, group, contexts(group, prompt, reading))
+        for name, prompt, reading in readings(a, groups, p.choose.exchanges)
+        for group in groups
+    ]
+    found, counts = (local(a, folder, asked), {}) if folder else run_async(served(p, a, model, asked))
+    scores: dict[str, list[Any]] = {}
+    for (name, _, _), matrix in zip(asked, found, strict=True):
+        scores.setdefault(name, []).append(matrix)
+    return crossed.rows(groups, scores), {**crossed.summary(groups, scores, p.choose.resamples, p.choose.seed), **counts}
+
+
+def arguments() -> ArgumentParser:
+    """The command line."""
+    made = parser(__doc__, ["weights", "groups"], ["choices", "metrics"])
+    made.add_argument("--model", help="of the arm; params.yaml is read where it is given")
+    made.add_argument("--strategy", default="reply", help="of the arm")
+    made.add_argument("--memory", default="all", help="of the arm; none: it sees no history")
+    for name, what in (
+        ("system", "of the arm; may hold {persona}"),
+        ("choice", "for models behind an API"),
+        ("persona", "with {persona}: adds the twins persona (in place of the history) and persona_and_history"),
+    ):
+        made.add_argument(f"--{name}-prompt", type=Path, metavar="PATH", help=f"prompt file {what}")
+    made.add_argument("--exchanges", action="store_true", help="add the curve over the exchanges seen")
+    made.add_argument("--most", type=int, help="groups used, alike by kind; all without")
+    return made
+
+
+def main() -> None:
+    a = arguments().parse_args()
+    if a.model:
+        p = params.load("choose", Params)
+    else:
+        a.model = LOCAL
+        alone = {"groups": str(a.groups), "most": a.most or maxsize, "exchanges": a.exchanges, "samples": 1}
+        p = Params.model_construct(choose=Choose(**alone, seed=1, resamples=10000))
+    why = skipped(a)
+    rows, metrics = ([], {"skipped": why}) if why else measured(p, a)
+    write_jsonl(a.choices, rows)
+    write_json(a.metrics, metrics)
+    print(f"choose: {a.choices.stem}: " + (why or f"pair accuracy {metrics['pair_accuracy']}, top-1 {metrics['top1']}"))
 
 
 if __name__ == "__main__":

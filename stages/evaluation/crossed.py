@@ -5,6 +5,7 @@ reply j fits after the history of user i, as log p(reply j | history i, message)
 worth in itself is in a whole column of L and cancels, so a model that ignores the history is at exactly 0.5 and 1/N.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,18 @@ def read(path: Path) -> list[Record]:
     return groups
 
 
+def most(groups: list[Record], number: int) -> list[Record]:
+    """The first of each kind in turn, at most `number`, in the order of the file."""
+    place: Counter[str] = Counter()
+    keys = []
+    for n, group in enumerate(groups):
+        keys.append((place[group["kind"]], n))
+        place[group["kind"]] += 1
+    return [groups[n] for _, n in sorted(sorted(keys)[:number], key=lambda key: key[1])]
+
+
 def pair_accuracy(scores: Array) -> float:
-    """Share of the pairs of users i, k with L[i, i] + L[k, k] > L[i, k] + L[k, i], a tie being half right. [N, N] -> number."""
+    """Share of the pairs of users i, k with L[i, i] + L[k, k] > L[i, k] + L[k, i], a tie being half right."""
     own, crossed = np.diag(scores)[:, None] + np.diag(scores), scores + scores.T
     margin = (own - crossed)[np.triu_indices(len(scores), 1)]
     noise = TIE * np.abs(scores).max()
@@ -66,7 +77,7 @@ def pair_accuracy(scores: Array) -> float:
 
 
 def top1(scores: Array) -> float:
-    """Share of the users whose own reply has the greatest L[i, j] less the mean of column j; equals share. [N, N] -> number."""
+    """Share of the users whose own reply has the greatest L[i, j] less the mean of column j; equals share."""
     centred = scores - scores.mean(0)
     best = centred >= centred.max(1, keepdims=True) - TIE * np.abs(scores).max()
     return float((np.diag(best) / best.sum(1)).mean())
@@ -84,7 +95,7 @@ def by_group(matrices: Sequence[Array]) -> Array:
 
 
 def measured(values: Array, resamples: int, seed: int) -> Record:
-    """Means over groups with their intervals by a bootstrap over groups, from [groups, 2]; a single group has no interval."""
+    """Means over groups, with intervals by a bootstrap over groups, from [groups, 2]; a single group has no interval."""
     drawn = resampled_means(values, np.ones_like(values), resamples, seed)
     cis = interval(drawn, len(values))
     return {name: {"value": rounded(values[:, n].mean()), "ci": cis[n]} for n, name in enumerate(MEASURES)}

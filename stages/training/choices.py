@@ -20,7 +20,7 @@ from stages.weights.control_tokens import escaped
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a local folder in float32, safetensors only, no remote code. Raises UserError where it is none."""
+    """Model and tokenizer of a local folder in float32, safetensors only, no remote code. Raises UserError."""
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
