@@ -182,7 +182,7 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
+        for given in ("data/seeds", "data/import", "data/mix", "data/calibration", "data/crossed"):
             shutil.copytree(ROOT / given, folder / given)
         params = OmegaConf.load(ROOT / "params.yaml")
         for key in params.roles:

@@ -1,4 +1,4 @@
-"""Scores made for the tests of the evaluation, by case, turn and persona, and an encoder that needs no model."""
+"""Scores made for the tests of the evaluation, an encoder that needs no model, and groups for crossed choice."""
 
 import re
 import zlib
@@ -53,3 +53,25 @@ class BagOfWords:
             for word in re.findall(r"\w+", text.lower()):
                 row[zlib.crc32(word.encode()) % 512] += 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+TOPICS = ("boats", "chess", "bread", "bees")
+
+
+def user(n: int) -> dict:
+    """A user of a group for crossed choice."""
+    talk = [
+        {"role": "user", "content": f"I like {TOPICS[n]}."},
+        {"role": "assistant", "content": f"Tell me of {TOPICS[n]}."},
+    ]
+    return {
+        "id": f"u{n}",
+        "persona": f"Likes {TOPICS[n]}.",
+        "history": talk * 2,
+        "reply": f"Read about {TOPICS[n]} tonight.",
+    }
+
+
+def group(number: int = 0, kind: str = "both") -> dict:
+    """A group of four users."""
+    return {"group": f"g{number}", "kind": kind, "message": "What now?", "users": [user(n) for n in range(4)]}

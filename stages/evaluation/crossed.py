@@ -15,7 +15,7 @@ import numpy as np
 from stages.core.cli import UserError
 from stages.core.files import Record, read_objects
 from stages.core.prompts import Message
-from stages.core.statistics import Array, interval, resampled_means, rounded
+from stages.core.statistics import Array, holm, interval, resampled_means, rounded, sign_flip
 from stages.text.ngrams import content
 
 MEASURES = ("pair_accuracy", "top1")
@@ -150,7 +150,7 @@ def curve(groups: Sequence[Record]) -> list[str]:
 
 
 def rows(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]]) -> list[Record]:
-    """A row a group: the users' ids, L by reading, and pair accuracy and top-1 of the reading `history`."""
+    """A row a group: the users' ids, L by reading, pair accuracy and top-1 of the reading `history` and of word overlap."""
     values = by_group(scores["history"])
     return [
         {
@@ -159,6 +159,53 @@ def rows(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]]) -> lis
             "users": [user["id"] for user in group["users"]],
             "log_probs": {name: rounded(of[n], 6) for name, of in scores.items()},
             **dict(zip(MEASURES, rounded(values[n], 6), strict=True)),
+            "overlap": dict(zip(MEASURES, rounded(by_group([overlap(group)])[0], 6), strict=True)),
         }
         for n, group in enumerate(groups)
     ]
+
+
+def read_rows(path: Path) -> list[Record]:
+    """The rows that stage choose wrote for an arm, none for one it skips. Raises UserError with file:line for another."""
+    found = []
+    for number, row in read_objects(path):
+        matrices = row.get("log_probs", {})
+        if "group" not in row or not {"history", "no_history"} <= set(matrices) or not set(MEASURES) <= set(row):
+            raise UserError(f"{path}:{number}: is no row of stages.choose; run the stage again")
+        found.append({**row, "log_probs": {name: np.array(m) for name, m in matrices.items()}})
+    return found
+
+
+def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, seed: int) -> dict[str, Any]:
+    """Crossed choice of every arm, and what each has over `base` on the groups that both have.
+
+    Args:
+        arms: rows of `read_rows` by arm.
+        resamples: of the bootstrap over groups, and of sign flips where they cannot all be tried; drawn from `seed`.
+    Returns:
+        models: by arm with rows `pair_accuracy`, `top1`, and those of the twin `no_history`; vs_base: by arm the difference of
+        the pair accuracies with `ci`, `p` (sign flips by group) and `p_holm` over the arms; about: groups, chance, `overlap`.
+    """
+    values = {arm: np.array([[row[name] for name in MEASURES] for row in rows]) for arm, rows in arms.items() if rows}
+    models = {
+        arm: {
+            **measured(values[arm], resamples, seed),
+            "no_history": measured(by_group([row["log_probs"]["no_history"] for row in arms[arm]]), resamples, seed),
+        }
+        for arm in values
+    }
+    of = {arm: dict(zip([row["group"] for row in arms[arm]], values[arm][:, 0], strict=True)) for arm in values}
+    vs_base = {}
+    for arm in [arm for arm in values if arm != base and base in values]:
+        both = [name for name in of[arm] if name in of[base]]
+        gains = np.array([[of[arm][name] - of[base][name]] for name in both])
+        drawn = resampled_means(gains, np.ones_like(gains), resamples, seed)[:, 0]
+        p = rounded(sign_flip(gains, both, resamples, seed), 6)
+        vs_base[arm] = {"difference": rounded(gains.mean()), "ci": interval(drawn, len(both)), "p": p}
+    for entry, corrected in zip(vs_base.values(), holm([entry["p"] for entry in vs_base.values()]), strict=True):
+        entry["p_holm"] = corrected
+    rows = next((rows for rows in arms.values() if rows), [])
+    words = np.array([[row["overlap"][name] for name in MEASURES] for row in rows])
+    about = {"groups": len(rows), "top1_chance": rounded(np.mean([1 / len(row["users"]) for row in rows]))} if rows else None
+    overlapping = {"overlap": measured(words, resamples, seed)} if rows else {}
+    return {"models": models, "vs_base": vs_base, "about": about and {**about, **overlapping}}

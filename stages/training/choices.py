@@ -43,7 +43,7 @@ def tokens(tokenizer: Any, context: list[Message], replies: Sequence[str]) -> tu
     return found[0][0], [reply for _, reply in found]
 
 
-@torch.inference_mode()
+@torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
 def sums(model: Any, context: list[int], replies: Sequence[list[int]]) -> list[float]:
     """log p of each reply after `context`, in nats: the sum over its tokens."""
     body, head = model.base_model, model.get_output_embeddings()

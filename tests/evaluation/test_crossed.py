@@ -7,21 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scoring import group, user
 
 from stages.core.cli import UserError
 from stages.evaluation import crossed
 
 SCORES = st.integers(2, 5).flatmap(lambda n: arrays(float, (n, n), elements=st.integers(-400, 0).map(lambda x: x / 4)))
-TOPICS = ("boats", "chess", "bread", "bees")
-
-
-def user(n):
-    talk = [{"role": "user", "content": f"I like {TOPICS[n]}."}, {"role": "assistant", "content": f"Tell me of {TOPICS[n]}."}]
-    return {"id": f"u{n}", "persona": f"Likes {TOPICS[n]}.", "history": talk * 2, "reply": f"Read about {TOPICS[n]} tonight."}
-
-
-def group(number=0, kind="both"):
-    return {"group": f"g{number}", "kind": kind, "message": "What now?", "users": [user(n) for n in range(4)]}
 
 
 @given(SCORES, st.randoms())
@@ -126,3 +117,20 @@ def test_no_group_and_one_name_twice_are_named(tmp_path):
     file.write_text(2 * (json.dumps(group()) + "\n"))
     with pytest.raises(UserError, match="two groups have one name"):
         crossed.read(file)
+
+
+def test_arms_are_compared_with_base_on_the_groups_that_both_have():
+    groups, right, equal, wrong = [group(n) for n in range(8)], np.eye(4), np.zeros((4, 4)), -np.eye(4)
+
+    def rows(matrices, some=groups):
+        found = crossed.rows(some, {"history": matrices, "no_history": [equal] * len(some)})
+        return [{**r, "log_probs": {k: np.array(m) for k, m in r["log_probs"].items()}} for r in found]
+
+    arms = {"base": rows([equal] * 8), "dpo": rows([right] * 8), "sft": rows([wrong] * 7, groups[1:]), "critique": []}
+    found = crossed.compared(arms, "base", 200, 1)
+    assert set(found["models"]) == {"base", "dpo", "sft"} and set(found["vs_base"]) == {"dpo", "sft"}
+    assert found["models"]["dpo"]["no_history"]["pair_accuracy"]["value"] == 0.5
+    assert found["vs_base"]["dpo"] == {"difference": 0.5, "ci": [0.5, 0.5], "p": round(2 / 2**8, 6), "p_holm": 4 / 2**8}
+    assert found["vs_base"]["sft"]["difference"] == -0.5 and found["vs_base"]["sft"]["p"] == 2 / 2**7
+    assert found["about"]["overlap"]["pair_accuracy"]["value"] == 1.0 and found["about"]["top1_chance"] == 0.25
+    assert crossed.compared({"base": []}, "base", 10, 1) == {"models": {}, "vs_base": {}, "about": None}
