@@ -21,6 +21,7 @@ FILLED = {
     "rejected": {"message"},
     "verifier": {"persona", "message", "first", "second"},
     "judge": {"persona", "conversation", "reply"},
+    "choice": {"message", "replies"},
 }
 
 
