@@ -13,7 +13,11 @@ from stages.dialogue.transcript import texts
 
 SAID = ["Can’t — the kids wake at six…", "我还没看过海", "ركبتي تؤلمني على الدرج"]
 ITEMS = ["I have children.", "我想去看一次海。", "ركبتاي تؤلمانني."]
-CHAT = [{"role": "user", "content": "Six\nagain."}, {"role": "assistant", "content": "Early."}, {"role": "user", "content": "Yes."}]
+CHAT = [
+    {"role": "user", "content": "Six\nagain."},
+    {"role": "assistant", "content": "Early."},
+    {"role": "user", "content": "Yes."},
+]
 
 
 @pytest.mark.parametrize(
@@ -40,7 +44,8 @@ def test_a_quote_does_not_span_messages():
         '1: "the kids wake"\n2: "没看过海"',
         "- 1. “the kids wake”\n- 2. 「没看过海」",
         '{"shown": [{"item": 1, "quote": "the kids wake"}, {"item": 2, "quote": "没看过海"}, {"item": 1, "quote": "at six"},'
-        ' {"item": 3, "quote": "made up"}, {"item": 9, "quote": "the kids"}, {"item": 3, "quote": null}, {"item": 0, "quote": "six"}]}',
+        ' {"item": 3, "quote": "made up"}, {"item": 9, "quote": "the kids"}, {"item": 3, "quote": null},'
+        ' {"item": 0, "quote": "at six"}]}',
     ],
 )
 def test_rows_of_an_answer(answer):

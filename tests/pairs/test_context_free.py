@@ -6,8 +6,11 @@ import pytest
 
 from stages.pairs.context_free import Replies, context_free_predicts
 
-WORDS = {"en": "net boat rope duck canoe hook sand tide salt wind".split(), "zh": list("网船绳鸭舟钩沙潮盐风"),
-         "ar": "شبكة قارب حبل بطة زورق خطاف رمل مد ملح ريح".split()}  # fmt: skip
+WORDS = {
+    "en": ["net", "boat", "rope", "duck", "canoe", "hook", "sand", "tide", "salt", "wind"],
+    "zh": list("网船绳鸭舟钩沙潮盐风"),
+    "ar": ["شبكة", "قارب", "حبل", "بطة", "زورق", "خطاف", "رمل", "مد", "ملح", "ريح"],
+}
 
 
 def texts(language, seed, mark=""):
@@ -26,10 +29,13 @@ def test_a_style_of_the_chosen_replies_is_told(language, mark):
 
 def test_somebody_elses_note_is_no_style():
     """Each reply names what its note says; the misinformed one's note is the next tree's."""
+
     def names(n, turn):
         return f"person{n % 20} thing{n % 20} {texts('en', 97 * n + turn)}"
 
-    pairs = [Replies(f"t{n}", names(n, turn), names(n + 1, turn + 9), f"t{(n + 1) % 20}") for n in range(20) for turn in range(4)]
+    pairs = [
+        Replies(f"t{n}", names(n, turn), names(n + 1, turn + 9), f"t{(n + 1) % 20}") for n in range(20) for turn in range(4)
+    ]
     found = context_free_predicts(pairs)
     assert found["folds"] == 20 and found["ci"][0] <= 0.5 <= found["ci"][1]
     assert context_free_predicts([Replies(p.tree, p.chosen, p.other, "") for p in pairs])["accuracy"] < 0.3  # without `of`
