@@ -5,11 +5,10 @@ A model trained on pairs that differ in style can lower its loss by style and le
 
 import re
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 from stages.core.statistics import interval, resampled_means
-from stages.text.ngrams import words
+from stages.text.ngrams import sign_pairs, words
 
 ALONE = 50  # up to so many trees each is left out by itself ...
 FOLDS = 20  # ... above it so many parts of them
@@ -20,8 +19,7 @@ _MARK = re.compile(r"[^\w\s]")
 def features(text: str) -> list[str]:
     """Words, of scripts without blanks single signs and pairs of them, and marks, which are style, too."""
     found = words(text)
-    signs = [a + b for a, b in pairwise(found) if len(a) == len(b) == 1 and not a.isascii()]
-    return found + signs + _MARK.findall(text)
+    return found + sign_pairs(found) + _MARK.findall(text)
 
 
 @dataclass(frozen=True)
