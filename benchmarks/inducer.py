@@ -19,13 +19,13 @@ from pathlib import Path
 from stages.core import prompts
 from stages.core.files import read_jsonl, seed_of
 from stages.dialogue import quotes, tree
-from stages.dialogue.measures import REVEALED, agreement
+from stages.dialogue.measures import agreement
 from stages.dialogue.transcript import texts
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
 from stages.llm.settings import EMBEDDED, Embedded, Llm, Role
-from stages.text.ngrams import coverage
+from stages.text.ngrams import REVEALED, coverage
 
 
 def users(t):

@@ -131,6 +131,7 @@ def prepare(scratch, share, url):
     whole["roles"].update({k: "rehearsal:script" for k in whole["roles"] if k.endswith("_model")})
     for section in ("generator", "user", "judge"):
         whole[section]["model"] = "rehearsal:script"
+    whole["converse"]["quotes"]["model"] = "rehearsal:script"
     personas = whole["filter_personas"]
     personas["train"] = round(personas["train"] * share)
     personas["eval_profiles"] = max(1, round(personas["eval_profiles"] * share))
@@ -138,7 +139,7 @@ def prepare(scratch, share, url):
     whole["llm"].update(batch_roles=[], endpoints={"rehearsal": {"base_url": url, "concurrency": 64}})
     whole["llm"]["embedded"]["concurrency"] = 64
     shutil.copy("dvc.yaml", scratch)
-    for folder in ("prompts", "data/seeds", "data/import", "data/calibration"):
+    for folder in ("prompts", "data/seeds", "data/import", "data/calibration", "data/crossed", "data/probes"):
         shutil.copytree(folder, scratch / folder)
     OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
     subprocess.run(["dvc", "init", "--no-scm", "--quiet"], cwd=scratch, check=True)

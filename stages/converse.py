@@ -4,12 +4,15 @@ Who is tested and how is an arm of params.yaml: the model, its system prompt, it
 critique of it, revision; `reason`: think, then reply) and its memory, which is what it sees of the earlier exchanges (`all`,
 `none`, or the `similar` ones). The user is that of role-play (same code, same prompt, same settings) in every arm. The model
 under test sees the conversation and its system prompt, nothing of the persona (that of `oracle` holds the persona).
+Beside it, each on its own: probes, on which nothing told helps, and read-outs, what the model knows of its user.
 
 Run: python -m stages.converse (the arguments are in dvc.yaml)
 """
 
 from argparse import Namespace
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
@@ -19,6 +22,7 @@ from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.dialogue.assistant import ModelUnderTest, conversation
 from stages.dialogue.binding import UNDER_TEST, bound
+from stages.dialogue.probes import Probes, read
 from stages.dialogue.settings import Arm, Converse, UserTalker
 from stages.dialogue.user import User
 from stages.llm.backend import PaidCalls
@@ -51,33 +55,53 @@ def check_arm(a: Namespace, c: Converse) -> None:
         )
 
 
-async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tuple[list[Record], dict[str, Any]]:
-    """The conversation of every persona; the counts of the calls, and which model was tested."""
+def questions(c: Converse, client: Client, tested: ModelUnderTest, path: Callable[[str], Path]) -> Probes:
+    """What is asked beside the conversations. `path`: of an argument of this stage."""
+    texts = {name: prompts.load(path(f"{name}-prompt")) for name in ("read-out", "inducer")}
+    return Probes(c, client, tested, read(path("probes")) if c.probes else [], texts["read-out"], texts["inducer"])
+
+
+async def conversations(
+    p: Params, a: Namespace, personas: list[Persona]
+) -> tuple[list[Record], list[Record], dict[str, Any]]:
+    """Conversations of all personas; replies to probes and read-outs; counts of the calls, and which model was tested."""
     c = p.converse
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client(PaidCalls("converse", p.llm, folders), c.resamples) as client:
         user = User(client, p.user, prompts.load(a.user_prompt), c.user_model)
         tested = ModelUnderTest(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
-        jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
+        beside = questions(c, client, tested, lambda name: Path(getattr(a, name.replace("-", "_"))))
+
+        async def talk(persona: Persona) -> tuple[Record, list[Record]]:
+            row = await conversation(client, user, tested, persona, c.seed, c.turns)
+            return row, await beside.ask(persona, row)
+
+        jobs = [partial(talk, x) for x in personas]
         with Progress(f"converse: {a.conversations.stem}", len(jobs), client.ledger.numbers) as progress:
-            rows = await client.in_parallel(jobs, progress)
-        client.ledger.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
-        return rows, {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
+            talks = await client.in_parallel(jobs, progress)
+        client.ledger.finish(a.failed, len(personas) * (c.turns + c.probes + len(c.read_out)), c.max_failed_share)
+        replies = [row for _, found in talks for row in found]
+        return (
+            [row for row, _ in talks],
+            replies,
+            {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)},
+        )
 
 
 def main() -> None:
-    inputs = ["personas", "weights", "base", "user-prompt", "system-prompt"]
-    arguments = parser(__doc__, inputs, ["conversations", "failed", "metrics"])
+    inputs = ["personas", "weights", "base", "user-prompt", "system-prompt", "read-out-prompt", "inducer-prompt", "probes"]
+    arguments = parser(__doc__, inputs, ["conversations", "probe-replies", "failed", "metrics"])
     for name in ("model", "strategy", "memory"):
         arguments.add_argument(f"--{name}", required=True, help="of the arm")
     a = arguments.parse_args()
     p = params.load("converse", Params)
     check_arm(a, p.converse)
-    rows, counts = run_async(conversations(p, a, persona.read(a.personas)))
+    rows, replies, counts = run_async(conversations(p, a, persona.read(a.personas)))
     turns = [turn for row in rows for turn in row["turns"]]
     unparsed = sum(turn.get("unparsed", False) for turn in turns)
     write_jsonl(a.conversations, rows)
+    write_jsonl(a.probe_replies, replies)
     left = [row["ended_by_user"] for row in rows if "ended_by_user" in row]
     found = {**counts, "cases": len(rows), "turns": len(turns), "unparsed": unparsed}
     write_json(a.metrics, found | ({"ended_by_user": len(left)} if left else {}))

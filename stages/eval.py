@@ -1,8 +1,8 @@
 """Eval: alignment by turn for every model, with intervals, what each gained over base, and judge-free measures.
 
-Asks nothing. Reads the judgements and, for the judge-free measures, the conversations (recognition, degeneration) and the
-choices (crossed choice); writes the result, every case's scores and the plots by turn, and prints the table. The models are
-the arms of params.yaml.
+Asks nothing. Reads the judgements and, for the judge-free measures, the conversations (recognition, degeneration), the
+choices (crossed choice) and the replies to probes and read-outs; writes the result, every case's scores and the plots by
+turn, and prints the table. The models are the arms of params.yaml.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 Somebody else's scores in the same table: python -m stages.tools.recompute --help
@@ -53,13 +53,14 @@ def made_with(prompts: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    inputs = ["judgements", "conversations", "choices", "calibration", "prompts"]
+    inputs = ["judgements", "conversations", "choices", "probe-replies", "calibration", "prompts"]
     a = parser(__doc__, inputs, ["result", "cases", "curve", "recognition"]).parse_args()
     p = params.load("eval", Params)
     # here and not above, as they import numpy, and --help is to answer at once
-    from stages.evaluation import crossed
-    from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements
+    from stages.evaluation import crossed, probes
+    from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements, read_probes
     from stages.evaluation.judge_free import measured
+    from stages.evaluation.metrics import Inference
     from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
     from stages.evaluation.scores import BASE, Scale
 
@@ -70,9 +71,12 @@ def main() -> None:
     result = evaluation(scores, p.eval, scale, read_calibration(a.calibration), words)
     choices = {path.stem: crossed.read_rows(path) for path in files(a.choices, p.arms)}
     chosen = crossed.compared(choices, BASE, p.eval.resamples, p.eval.seed)
+    items = {model: {case: c.get("items", []) for case, c in cases.items()} for model, cases in conversations.items()}
+    infer = Inference(scores.clusters, p.eval.resamples, p.eval.seed)
+    probed = probes.compared(read_probes(files(a.probe_replies, p.arms), conversations), items, scores.ids, infer)
     for part in ("models", "vs_base"):
         for model, entry in result[part].items():
-            entry["choose"] = chosen[part].get(model)
+            entry |= {"choose": chosen[part].get(model), **probed[part].get(model, {})}
     result["choose"] = chosen["about"]
     result["protocol"] |= made_with(a.prompts)
     ranks = {model: replies.ranks["reply"] for model, replies in words.models.items()}

@@ -205,7 +205,7 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        for given in ("data/seeds", "data/import", "data/mix", "data/calibration", "data/crossed"):
+        for given in ("data/seeds", "data/import", "data/mix", "data/calibration", "data/crossed", "data/probes"):
             shutil.copytree(ROOT / given, folder / given)
         params = copy.deepcopy(parsed((ROOT / "params.yaml").read_text()))
         for key in params.roles:
@@ -213,6 +213,7 @@ class Project:
                 params.roles[key] = "scripted:tiny"
         for section in ("generator", "user", "judge"):
             params[section].model = "scripted:tiny"
+        params.converse.probes = 0  # tests count what conversations ask
         params.extract_pairs.filters.recalled = None  # the scripted replies speak of nothing
         params.llm.endpoints = {"scripted": {"base_url": url, "deadline_s": 5.0}}
         self.params = params

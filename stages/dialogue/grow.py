@@ -6,7 +6,7 @@ from functools import partial
 
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message, Prompt
-from stages.dialogue import quotes, transcript, tree
+from stages.dialogue import inducer, transcript, tree
 from stages.dialogue.settings import Roleplay, UserTalker
 from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User, told
@@ -163,15 +163,12 @@ class Grower:
 
     async def _quoted(self, node: tree.Node, past: list[Exchange], noted: list[int]) -> list[int]:
         """By quotes of the user's own words, which are kept on its node."""
-        items, number = self.persona.items, len(self.persona.items)
-        if len(noted) == number:
+        items = self.persona.items
+        if len(noted) == len(items):
             return noted
         history = transcript.messages(past, node["text"])
-        chat = quotes.messages(self.prompts["inducer"], items, history, noted)
-        parse = partial(quotes.parse, n_items=number, said=transcript.texts(history, "user"))
-        seed, schema = self.seed(node["id"], "inducer"), quotes.schema(number, noted)
-        answer = await self.client.ask(self.inducer, chat, seed, parse, schema)
-        node["quotes"] = [q for q in answer.value if q["item"] not in noted]
+        asked, seed = self.prompts["inducer"], self.seed(node["id"], "inducer")
+        node["quotes"] = await inducer.shown(self.client, self.inducer, asked, items, history, noted, seed)
         return sorted({*noted, *(q["item"] for q in node["quotes"])})
 
     def _wrong(self, shown: list[int]) -> list[int]:

@@ -11,10 +11,9 @@ from stages.dialogue.faults import faults
 from stages.dialogue.transcript import texts
 from stages.personas.persona import facts
 from stages.text.encoder import Encode, nearest_rank, so_far
-from stages.text.ngrams import coverage, words
+from stages.text.ngrams import REVEALED, coverage, words
 
 RANKED = 300  # trees whose persona is looked for: thousands would take half an hour of embedding and show no more
-REVEALED = 0.5  # share of an item's content words from which on a turn reveals it
 
 UserTurn = tuple[tree.Node, list[Message]]  # a user's node and the history before it
 

@@ -1,11 +1,11 @@
 """Sections `roleplay`, `converse` and `arms` of params.yaml."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from stages.core.params import Section
-from stages.llm.settings import Sampling, Talker
+from stages.llm.settings import Sampling, Speaker, Talker
 
 PARTS = {"reply": (), "critique": ("critique", "revise"), "reason": ("last",)}  # strategy: parts its prompt must have
 
@@ -77,6 +77,12 @@ class Converse(Sampling):
     """Earlier exchanges that memory `similar` shows."""
     user_model: str | None
     """Of the simulated user in the evaluation; null: user.model."""
+    probes: int = Field(ge=0)
+    """Messages asked after each conversation on which nothing told so far helps."""
+    read_out: list[Annotated[int, Field(ge=1)]]
+    """Turns after which the model is asked what it knows of its user."""
+    quotes: Speaker | None
+    """The inducer that is asked which items users and replies to probes and read-outs name; null: n-grams tell it."""
     resamples: int = Field(ge=0)
     """Draws after an unusable reply of the user."""
     max_failed_share: float = Field(ge=0, le=1)

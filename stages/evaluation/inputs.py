@@ -7,9 +7,9 @@ import contextlib
 import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.core.cli import UserError
 from stages.core.files import Record, read_lines, read_objects, read_text
@@ -73,6 +73,40 @@ def read_conversations(paths: Sequence[Path], scores: Scores) -> Conversations:
         if not cases:
             raise UserError(f"{path}: holds no conversation")
     return conversations
+
+
+class Probed(BaseModel):
+    """A reply to a probe or a read-out, as stage converse writes it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    id: str
+    kind: Literal["probe", "read_out"]
+    turn: int = Field(ge=1)
+    number: int = Field(default=1, ge=1)
+    """Of a probe: 1 for the first that its case was asked."""
+    message: str
+    reply: str
+    told: list[Annotated[int, Field(ge=0)]]
+    mentions: list[dict[str, Any]] = []
+
+
+def read_probes(paths: Sequence[Path], conversations: Conversations) -> dict[str, list[Record]]:
+    """Replies to probes and read-outs by model (the file's name).
+
+    Raises:
+        UserError: a bad row, or one of a case or an item that the model's conversations lack.
+    """
+    found: dict[str, list[Record]] = {}
+    for path in paths:
+        rows = found[path.stem] = []
+        for number, row in read_objects(path):
+            probed, faults = checked(Probed, row)
+            items = conversations[path.stem].get(str(row.get("id")), {}).get("items", [])
+            if probed is None or max(probed.told, default=-1) >= len(items):
+                raise UserError(f"{path}:{number}: {'; '.join(faults) or 'of no conversation'}; run stage converse again")
+            rows.append(row)
+    return found
 
 
 class Calibration(BaseModel):

@@ -66,6 +66,17 @@ CHOICE: list[Column] = [
     (CI, "gain.choose.ci", signed_interval), ("p Holm", "gain.choose.p_holm", p_value),
     ("no history", "choose.no_history.pair_accuracy.value", number),
 ]  # fmt: skip
+OVER: list[Column] = [
+    MODEL, ("replies", "over_personalisation.replies", str), ("bring up", "over_personalisation.value", number),
+    (CI, "over_personalisation.ci", interval), ("vs base", "gain.over_personalisation.difference", signed),
+    (CI, "gain.over_personalisation.ci", signed_interval), ("p Holm", "gain.over_personalisation.p_holm", p_value),
+    ("no memory", "over_personalisation.no_memory", number),
+]  # fmt: skip
+READ_OUT: list[Column] = [
+    MODEL, ("after turn", "turn", str), ("told", "told", number), ("named", "named", number),
+    ("precision", "precision.value", number), (CI, "precision.ci", interval),
+    ("recall", "recall.value", number), (CI, "recall.ci", interval), ("cannot", "cannot", lambda why: why or ""),
+]  # fmt: skip
 BY_JUDGE: list[Column] = [
     ("judge", "judge", str), MODEL, ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
     ("vs base", "difference", signed), (CI, "difference_ci", signed_interval), ("p", "p", p_value),
@@ -178,12 +189,16 @@ def blocks(result: Result) -> list[tuple[str, Rows]]:
         for name, m in j["models"].items()
     ]
     chosen = [m for m in every if m.get("choose")]
+    probed = [m for m in every if m.get("over_personalisation")]
+    knows = [{"name": m["name"], "turn": k, **found} for m in every for k, found in (m.get("read_out") or {}).items()]
     tables: list[tuple[str, list[Column], list[dict[str, Any]]]] = [
         (f"{by_whom(result)}. Alignment by turn", SCORES, every),
         (f"{by_whom(result)}. Gain over base, and how much of it is this user's", GAINS, every if result["vs_base"] else []),
         ("No judge. Recognition of the user from each reply, and the replies' form", RECOGNITION, talked),
         ("No judge. Recognition after turn 1, where there is something to remember", MEMORY, talked + without),
         (f"No judge. Crossed choice: whose reply is whose{against_choice(result)}", CHOICE, chosen),
+        ("No judge. Over-personalisation: replies that bring up what was told where it does not help", OVER, probed),
+        ("No judge. Read-out: what a model says that it knows of its user", READ_OUT, knows),
         ("Judge by judge", BY_JUDGE, judged),
     ]
     turns = result["protocol"]["turns"]

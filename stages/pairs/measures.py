@@ -8,8 +8,7 @@ from stages.dialogue import faults, tree
 from stages.dialogue.quotes import stands
 from stages.text import ngrams
 
-REVEALED = 0.5  # coverage of an item from which on a text reveals it
-HELD = 0.7  # ... from which on a text that was not to know the item holds it
+HELD = 0.7  # coverage of an item from which on a text that was not to know the item holds it
 LEAST_WORDS = 3  # an item of fewer content words may be named by chance
 _NAMES = re.compile(
     r"\b(your (persona|profile|personality|notes?)|(the|my) notes? (say|says|tell)|"
@@ -79,7 +78,7 @@ def turn_at(
 def unrevealed(items: list[str], text: str, written: str) -> list[int]:
     """Items that `text` holds although the user's `written` turns do not reveal them."""
     known = [(i, x) for i, x in enumerate(items) if len(ngrams.content(x)) >= LEAST_WORDS]
-    return [i for i, x in known if ngrams.coverage(x, text) >= HELD and ngrams.coverage(x, written) < REVEALED]
+    return [i for i, x in known if ngrams.coverage(x, text) >= HELD and ngrams.coverage(x, written) < ngrams.REVEALED]
 
 
 def note_unrevealed(t: Turn) -> int:

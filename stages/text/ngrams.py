@@ -15,6 +15,7 @@ that these those he she they his her their them who which not no have has had do
 should into out up down over about one i'm i've
 """
 FUNCTION_WORDS = frozenset(_WORDS.split())
+REVEALED = 0.5  # share of an item's content words from which on a text reveals it
 Gram = tuple[str, ...]
 
 

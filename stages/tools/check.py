@@ -48,7 +48,10 @@ def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any
         if setting == "model":
             sampling = {k.removeprefix(f"{name}_"): v for k, v in roles.items() if str(k).startswith(f"{name}_")}
             found.append((f"roles.{key}", model, f"roles.{name}_", sampling))
-    found.append(("converse.user_model", _mapping(params, "converse").get("user_model"), "user.", _mapping(params, "user")))
+    converse = _mapping(params, "converse")
+    quoter = _mapping(converse, "quotes")
+    found.append(("converse.user_model", converse.get("user_model"), "user.", _mapping(params, "user")))
+    found.append(("converse.quotes.model", quoter.get("model"), "converse.quotes.", quoter))
     for name in ("generator", "user", "judge"):
         section = _mapping(params, name)
         found.append((f"{name}.model", section.get("model"), f"{name}.", section))
@@ -56,7 +59,6 @@ def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any
     more = judges.get("models")
     found += [("judge.models", model, "judge.", judges) for model in more] if isinstance(more, list) else []
     arms = _mapping(params, "arms").items()
-    converse = _mapping(params, "converse")
     found += [(f"arms.{k}.model", arm.get("model"), "converse.", converse) for k, arm in arms if isinstance(arm, dict)]
     return ((key, str(model), place, sampling) for key, model, place, sampling in found if ":" in str(model))
 

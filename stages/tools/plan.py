@@ -285,8 +285,10 @@ class Walk:
         async with self.client(name, p, c.resamples, models={binding.UNDER_TEST: folder}) as client:
             tested = Walked(c, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
             user, talks = User(client, p.user, texts["user"], c.user_model), []
+            beside = converse.questions(c, client, tested, partial(line.path, name))
             for person in line.personas(name, number):
                 talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
+                await beside.ask(person, talks[-1])
                 progress.step()
         return talks
 

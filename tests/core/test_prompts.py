@@ -22,6 +22,7 @@ FILLED = {
     "verifier": {"persona", "message", "first", "second"},
     "judge": {"persona", "conversation", "reply"},
     "choice": {"message", "replies"},
+    "read_out": set(),
 }
 
 

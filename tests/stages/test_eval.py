@@ -48,6 +48,7 @@ def with_arms(project, *names):
     project.set(eval__resamples=300)
     for name in names:
         write(project, f"data/choices/{name}.jsonl", [])
+        write(project, f"data/probe_replies/{name}.jsonl", [])
     path = project.folder / "results/judge/calibration.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"judges": {"judge": {"passed": True, "accuracy": 0.9}}, "made_data": []}))
