@@ -18,25 +18,24 @@ from stages.evaluation.scores import BASE, NO_MEMORY
 from stages.text.ngrams import REVEALED, content, coverage, repetition
 from stages.text.sentences import sentences
 
-LEAST = 2  # content words of an item in a reply: one alone may stand there by chance
 REPEATS = 0.3  # share of repeated 3-grams above which read-outs are loops
 
 Items = Mapping[str, Sequence[str]]  # by case, the items of its persona
 
 
 def brought_up(row: Record, items: Sequence[str]) -> set[int]:
-    """Told items that the reply to a probe brings up: by its quotes where it has some, else those of which it holds LEAST
-    content words, and half of those that the probe itself does not hold."""
+    """Told items that the reply to a probe brings up: by its quotes where they were asked for, else those of whose content
+    words, but those that the probe itself holds, the reply holds half."""
     if "mentions" in row:
         return {m["item"] for m in row["mentions"]} & {*row["told"]}
-    new = content(row["reply"]) - content(row["message"])
-    wanted = {i: content(items[i]) - content(row["message"]) for i in row["told"]}
-    return {i for i, w in wanted.items() if len(w & new) >= max(LEAST, REVEALED * len(w))}
+    asked, reply = content(row["message"]), content(row["reply"])
+    wanted = {i: content(items[i]) - asked for i in row["told"]}
+    return {i for i, words in wanted.items() if words and len(words & reply) >= REVEALED * len(words)}
 
 
 def named(row: Record, items: Sequence[str]) -> tuple[set[int], float]:
-    """(items that a read-out names, share of its sentences that name one; NaN without a sentence): by its quotes, else where
-    a sentence holds half of an item's content words."""
+    """(items that a read-out names, share of its sentences that name one; NaN without a sentence): by its quotes where they
+    were asked for, else where a sentence holds half of an item's content words."""
     said = [s for line in row["reply"].splitlines() for s in sentences(line)]
     if "mentions" in row:
         found = {m["item"] for m in row["mentions"]}

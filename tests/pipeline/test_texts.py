@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 
+import pytest
 from conftest import ROOT
 
 from stages.dialogue import tree
@@ -15,6 +16,8 @@ def rows(path: str) -> list[dict]:
 
 TREES = rows("data/natural/trees.jsonl")
 GROUPS = rows("data/crossed/groups.jsonl")
+TRAIN = rows("data/crossed/train.jsonl")
+PROBES = rows("data/probes/messages.jsonl")
 
 
 def test_natural_trees_are_trees():
@@ -49,10 +52,11 @@ def test_a_note_grows_by_quotes_of_the_user():
     assert faults_of_notes(broken)
 
 
-def test_groups_for_crossed_choice():
-    assert len(GROUPS) == len({g["message"] for g in GROUPS}) >= 60
-    assert set(Counter(g["kind"] for g in GROUPS)) == {"temperament", "circumstances", "both"}
-    for g in GROUPS:
+@pytest.mark.parametrize("groups, least", [(GROUPS, 60), (TRAIN, 110)], ids=["groups", "train"])
+def test_groups_for_crossed_choice(groups, least):
+    assert len(groups) == len({g["group"] for g in groups}) == len({g["message"] for g in groups}) >= least
+    assert set(Counter(g["kind"] for g in groups)) == {"temperament", "circumstances", "both"}
+    for g in groups:
         assert len(g["users"]) == 4 and len({u["id"] for u in g["users"]}) == 4
         words = [len(re.findall(r"[\w']+", u["reply"].replace("\u2019", "'"))) for u in g["users"]]
         mean = sum(words) / 4
@@ -60,3 +64,15 @@ def test_groups_for_crossed_choice():
         for u in g["users"]:
             assert [m["role"] for m in u["history"]] == ["user", "assistant"] * (len(u["history"]) // 2)
             assert 3 <= len(u["history"]) // 2 <= 6 and u["reply"].strip()
+
+
+def test_groups_for_training_share_no_text_with_those_for_evaluation():
+    def texts(groups):
+        return {" ".join(t.split()) for g in groups for t in (g["message"], *(u["reply"] for u in g["users"]))}
+
+    assert len(texts(TRAIN)) == 5 * len(TRAIN) and not texts(TRAIN) & texts(GROUPS)
+
+
+def test_probes():
+    assert len(PROBES) == len({p["id"] for p in PROBES}) == len({" ".join(p["message"].split()) for p in PROBES}) >= 40
+    assert all({*p} == {"id", "kind", "message"} and p["message"].strip() for p in PROBES)

@@ -41,6 +41,22 @@ def test_a_served_model_stands_in_the_same_table(ready, server):
     assert ready.rows("data/failed/converse_other.jsonl") == []
 
 
+def test_probes_and_read_outs_go_to_a_file_of_their_own(ready):
+    """The conversations keep their bytes."""
+    arm(ready)
+    made = [ready.folder / f"data/{name}/other.jsonl" for name in ("conversations", "probe_replies")]
+    ready.run("converse", "other")
+    alone = made[0].read_bytes()
+    assert made[1].read_bytes() == b""
+    ready.set(converse__probes=3, converse__read_out=[2])
+    ready.run("converse", "other")
+    rows = ready.rows("data/probe_replies/other.jsonl")
+    assert made[0].read_bytes() == alone and [r["kind"] for r in rows] == ["read_out", *["probe"] * 3]
+    assert all(r["reply"] and r["outcome"] == "ok" and r["told"] for r in rows)
+    calls = json.loads((ready.folder / "results/converse/other.json").read_text())["calls"]
+    assert calls["model under test"]["calls"] == 4 + 4
+
+
 def test_replies_without_a_mark_are_counted(ready):
     arm(ready, like="fewshot")
     ready.run("converse", "other")

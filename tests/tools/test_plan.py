@@ -78,7 +78,13 @@ def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server
     for arm in planned.params.arms.values():
         arm.model = f"scripted:{arm.weights}"
     planned.set(
-        judge__models=["scripted:a", "scripted:b"], judge__samples=2, judge__temp=0.5, converse__similar=1, choose__most=2
+        judge__models=["scripted:a", "scripted:b"],
+        judge__samples=2,
+        judge__temp=0.5,
+        converse__similar=1,
+        choose__most=2,
+        converse__probes=1,
+        converse__read_out=[2],
     )
     scripted = server.reply
 
