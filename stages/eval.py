@@ -1,7 +1,8 @@
 """Eval: alignment by turn for every model, with intervals, what each gained over base, and judge-free measures.
 
-Asks nothing. Reads the judgements and, for the judge-free measures (recognition, degeneration), the conversations; writes
-the result, every case's scores and the plots by turn, and prints the table. The models are the arms of params.yaml.
+Asks nothing. Reads the judgements and, for the judge-free measures, the conversations (recognition, degeneration) and the
+choices (crossed choice); writes the result, every case's scores and the plots by turn, and prints the table. The models are
+the arms of params.yaml.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 Somebody else's scores in the same table: python -m stages.tools.recompute --help
@@ -52,20 +53,27 @@ def made_with(prompts: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    inputs = ["judgements", "conversations", "calibration", "prompts"]
+    inputs = ["judgements", "conversations", "choices", "calibration", "prompts"]
     a = parser(__doc__, inputs, ["result", "cases", "curve", "recognition"]).parse_args()
     p = params.load("eval", Params)
     # here and not above, as they import numpy, and --help is to answer at once
+    from stages.evaluation import crossed
     from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements
     from stages.evaluation.judge_free import measured
     from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
-    from stages.evaluation.scores import Scale
+    from stages.evaluation.scores import BASE, Scale
 
     scale = Scale(1, 5)  # prompts/judge.txt asks for it
     scores = read_judgements(files(a.judgements, p.arms), scale)
     conversations = read_conversations(files(a.conversations, p.arms), scores)
     words = measured(conversations, scores.ids, scores.turns, Encoder(p.encoder))
     result = evaluation(scores, p.eval, scale, read_calibration(a.calibration), words)
+    choices = {path.stem: crossed.read_rows(path) for path in files(a.choices, p.arms)}
+    chosen = crossed.compared(choices, BASE, p.eval.resamples, p.eval.seed)
+    for part in ("models", "vs_base"):
+        for model, entry in result[part].items():
+            entry["choose"] = chosen[part].get(model)
+    result["choose"] = chosen["about"]
     result["protocol"] |= made_with(a.prompts)
     ranks = {model: replies.ranks["reply"] for model, replies in words.models.items()}
     write_json(a.result, result)

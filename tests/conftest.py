@@ -205,7 +205,7 @@ class Project:
         self.folder = folder
         shutil.copy(ROOT / "dvc.yaml", folder)
         shutil.copytree(ROOT / "prompts", folder / "prompts")
-        for given in ("data/seeds", "data/import", "data/mix", "data/calibration"):
+        for given in ("data/seeds", "data/import", "data/mix", "data/calibration", "data/crossed"):
             shutil.copytree(ROOT / given, folder / given)
         params = copy.deepcopy(parsed((ROOT / "params.yaml").read_text()))
         for key in params.roles:

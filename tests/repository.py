@@ -104,6 +104,8 @@ def repository(
         jsonl(folder / f"data/personas/{name}.jsonl", people)
     for name in () if "converse" in stages else arms:
         jsonl(folder / f"data/conversations/{name}.jsonl", [conversation(p) for p in people])
+    for name in () if "choose" in stages else arms:
+        jsonl(folder / f"data/choices/{name}.jsonl", [])
     for words in (["git", "init", "-q", "-b", "main"], ["dvc", "init", "-q"]):
         sh(folder, *words)
     commit(folder, "start")

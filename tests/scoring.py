@@ -1,4 +1,4 @@
-"""Scores made for the tests of the evaluation, by case, turn and persona, and an encoder that needs no model."""
+"""Scores made for the tests of the evaluation, an encoder that needs no model, and groups for crossed choice."""
 
 import re
 import zlib
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from stages.core.prompts import alternating
 from stages.evaluation.scores import Judgement, Scores
 
 PEOPLE = [
@@ -53,3 +54,23 @@ class BagOfWords:
             for word in re.findall(r"\w+", text.lower()):
                 row[zlib.crc32(word.encode()) % 512] += 1
         return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+TOPICS = ("boats", "chess", "bread", "bees")
+
+
+def user(n: int) -> dict:
+    """A user of a group for crossed choice."""
+    said = (f"I like {TOPICS[n]}.", f"Tell me of {TOPICS[n]}.", f"{TOPICS[n]} are all I think of.", "How nice.")
+    history = alternating(said)
+    return {
+        "id": f"u{n}",
+        "persona": f"Likes {TOPICS[n]}.",
+        "history": history,
+        "reply": f"Read about {TOPICS[n]} tonight.",
+    }
+
+
+def group(number: int = 0, kind: str = "both") -> dict:
+    """A group of four users."""
+    return {"group": f"g{number}", "kind": kind, "message": "What now?", "users": [user(n) for n in range(4)]}

@@ -60,6 +60,12 @@ MEMORY: list[Column] = [
     ("loops", "degeneration.loops", number), ("recalls", "recognition.later.recalls.mean", number),
     ("vs base", "later.recalls.difference", signed), (CI, "later.recalls.ci", signed_interval),
 ]  # fmt: skip
+CHOICE: list[Column] = [
+    MODEL, ("pairs right", "choose.pair_accuracy.value", number), (CI, "choose.pair_accuracy.ci", interval),
+    ("top-1", "choose.top1.value", number), (CI, "choose.top1.ci", interval), ("vs base", "gain.choose.difference", signed),
+    (CI, "gain.choose.ci", signed_interval), ("p Holm", "gain.choose.p_holm", p_value),
+    ("no history", "choose.no_history.pair_accuracy.value", number),
+]  # fmt: skip
 BY_JUDGE: list[Column] = [
     ("judge", "judge", str), MODEL, ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
     ("vs base", "difference", signed), (CI, "difference_ci", signed_interval), ("p", "p", p_value),
@@ -150,6 +156,15 @@ def recognition_notes(against: Result | None) -> Iterator[str]:
     )
 
 
+def against_choice(result: Result) -> str:
+    """What crossed choice is to be read against."""
+    about = result.get("choose")
+    if not about:
+        return ""
+    words = number(about["overlap"]["pair_accuracy"]["value"])
+    return f" ({about['groups']} groups; chance 0.50, top-1 {number(about['top1_chance'])}; by shared words {words})"
+
+
 def blocks(result: Result) -> list[tuple[str, Rows]]:
     """(title, rows) of each table that has a row."""
     every = models(result)
@@ -162,11 +177,13 @@ def blocks(result: Result) -> list[tuple[str, Rows]]:
         for judge, j in result["judges"].items()
         for name, m in j["models"].items()
     ]
+    chosen = [m for m in every if m.get("choose")]
     tables: list[tuple[str, list[Column], list[dict[str, Any]]]] = [
         (f"{by_whom(result)}. Alignment by turn", SCORES, every),
         (f"{by_whom(result)}. Gain over base, and how much of it is this user's", GAINS, every if result["vs_base"] else []),
         ("No judge. Recognition of the user from each reply, and the replies' form", RECOGNITION, talked),
         ("No judge. Recognition after turn 1, where there is something to remember", MEMORY, talked + without),
+        (f"No judge. Crossed choice: whose reply is whose{against_choice(result)}", CHOICE, chosen),
         ("Judge by judge", BY_JUDGE, judged),
     ]
     turns = result["protocol"]["turns"]

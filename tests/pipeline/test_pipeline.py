@@ -64,34 +64,43 @@ EVALS = {"eval"}
 ARMS = {
     "base", "sft", "dpo", "oracle", "remind", "critique", "fewshot", "base_no_memory", "dpo_no_memory"
 }  # fmt: skip
+CHOICES = {f"choose@{m}" for m in ARMS}
 
 
 def arms(*names: str) -> set[str]:
+    """Conversations, choices and judgements of some arms, and eval."""
+    return {f"{stage}@{name}" for stage in ("converse", "choose", "judge") for name in names} | EVALS
+
+
+def talks(*names: str) -> set[str]:
     """Conversations and judgements of some arms, and eval."""
-    return {f"{stage}@{name}" for stage in ("converse", "judge") for name in names} | EVALS
+    return arms(*names) - CHOICES
 
 
 JUDGES = {f"judge@{m}" for m in ARMS}
 CALIBRATED = {"calibrate"} | EVALS
 TRAINED = arms("sft", "dpo", "dpo_no_memory")
 TESTS = arms(*ARMS)
+TALKS = talks(*ARMS)
+UNTRAINED = CHOICES - TRAINED
 GROWN = {"roleplay", "extract_pairs", "sft", "dpo"} | TRAINED
 AFTER_DPO = {"dpo"} | arms("dpo", "dpo_no_memory")
 ROLE_WAVES = dict.fromkeys(("inducer", "preferred", "rejected", "verifier"), GROWN)
 SECTION_WAVES = {
     "base_model": ALL - {"seed_personas"},
-    "encoder": ALL - {"base_model", "seed_personas", "calibrate"},
-    "seed_personas": ALL - {"base_model", "calibrate"},
-    "filter_personas": ALL - {"base_model", "seed_personas", "calibrate"},
-    "generator": {"filter_personas", "roleplay", "extract_pairs", "sft", "dpo"} | TESTS | CALIBRATED,
-    "user": GROWN | TESTS | CALIBRATED,
+    "encoder": ALL - {"base_model", "seed_personas", "calibrate"} - UNTRAINED,
+    "seed_personas": ALL - {"base_model", "calibrate"} - UNTRAINED,
+    "filter_personas": ALL - {"base_model", "seed_personas", "calibrate"} - UNTRAINED,
+    "generator": {"filter_personas"} | GROWN | TALKS | CALIBRATED,
+    "user": GROWN | TALKS | CALIBRATED,
     "roleplay": GROWN,
     "extract_pairs": GROWN - {"roleplay"},
     "train": {"sft", "dpo"} | TRAINED,
     "sft": {"sft", "dpo"} | TRAINED,
     "dpo": AFTER_DPO,
     "arms": TESTS,
-    "converse": TESTS,
+    "converse": TALKS,
+    "choose": CHOICES | EVALS,
     "calibrate": CALIBRATED,
     "judge": JUDGES | CALIBRATED,
     "eval": EVALS,
@@ -100,7 +109,8 @@ SECTION_WAVES = {
 PROMPT_WAVES = {
     "profile": SECTION_WAVES["generator"] - {"calibrate"},
     "personality": SECTION_WAVES["generator"] - {"calibrate"},
-    "user": GROWN | TESTS,
+    "user": GROWN | TALKS,
+    "choice": CHOICES | EVALS,
     "inducer": GROWN,
     "preferred": GROWN,
     "rejected": GROWN,
@@ -130,7 +140,7 @@ def test_what_an_arm_re_runs(arm):
 
 def test_a_settings_key_of_one_section_re_runs_what_reads_it():
     assert wave(param="generator.temp") == SECTION_WAVES["generator"] - {"calibrate"}
-    assert wave(param="user.temp") == (GROWN | TESTS)
+    assert wave(param="user.temp") == (GROWN | TALKS)
 
 
 @pytest.mark.parametrize("prompt", sorted(p.stem for p in (ROOT / "prompts").iterdir()))

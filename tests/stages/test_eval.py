@@ -1,6 +1,7 @@
 """Eval: every model against base, the judge-free measures, what the protocol names, and files that do not fit together."""
 
 import json
+import re
 
 import pytest
 from conftest import Project, complains
@@ -45,6 +46,8 @@ def with_arms(project, *names):
     """These arms, and a judge that passed its calibration."""
     project.params.arms = {name: {} for name in names}
     project.set(eval__resamples=300)
+    for name in names:
+        write(project, f"data/choices/{name}.jsonl", [])
     path = project.folder / "results/judge/calibration.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"judges": {"judge": {"passed": True, "accuracy": 0.9}}, "made_data": []}))
@@ -195,7 +198,7 @@ def test_the_protocol_names_all_that_the_scores_depend_on(project):
     assert set(first["params"]) == set(project.params) - {"llm"}, "every section but the one that changes no answer"
 
 
-@pytest.mark.parametrize("folder", ["judgements", "conversations"])
+@pytest.mark.parametrize("folder", ["judgements", "conversations", "choices"])
 def test_the_files_are_those_of_the_arms(project, folder):
     plain(project)
     path = project.folder / f"data/{folder}/sft.jsonl"
@@ -210,3 +213,23 @@ def test_a_bad_row_is_one_line(project):
     plain(project)
     write(project, "data/judgements/sft.jsonl", [{"id": "c0", "turn": 1, "profile": PEOPLE[0], "score": 7}])
     complains(project.run("eval", check=False), "sft.jsonl:1", "score 7", "1-5")
+
+
+def test_crossed_choice_is_in_the_result_and_in_the_table(project):
+    plain(project)
+    equal, right = [[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]
+    of = {"base": (equal, 0.5), "dpo": (right, 1.0)}
+    for name, (matrix, value) in of.items():
+        about = {"kind": "both", "users": ["a", "b"], "overlap": {"pair_accuracy": 0.5, "top1": 0.5}}
+        scores = {"log_probs": {"history": matrix, "no_history": equal}, "pair_accuracy": value, "top1": value}
+        write(project, f"data/choices/{name}.jsonl", [{"group": f"g{n}", **about, **scores} for n in range(6)])
+    done = project.run("eval")
+    found = result(project)
+    assert found["models"]["dpo"]["choose"]["pair_accuracy"] == {"value": 1.0, "ci": [1.0, 1.0]}
+    assert found["models"]["sft"]["choose"] is None is found["vs_base"]["sft"]["choose"]
+    gain = found["vs_base"]["dpo"]["choose"]
+    assert gain["difference"] == 0.5 and gain["p"] == gain["p_holm"] == 2 / 2**6
+    assert found["choose"]["groups"] == 6 and "by shared words 0.50" in done.stdout
+    assert re.search(r"\ndpo +1.00 +1.00 to 1.00", done.stdout)
+    write(project, "data/choices/dpo.jsonl", [{"group": "g"}])
+    complains(project.run("eval", check=False), "dpo.jsonl:1", "is no row of stages.choose")

@@ -1,0 +1,215 @@
+"""Crossed choice: can a model tell whose reply is whose, from what it has seen of each user? Chance is exact.
+
+A group is N users with different histories, one last message, and a reply tailored to each user. `L[i, j]` says how well
+reply j fits after the history of user i, as log p(reply j | history i, message). Whatever a reply, a message or a length is
+worth in itself is in a whole column of L and cancels, so a model that ignores the history is at exactly 0.5 and 1/N.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stages.core.cli import UserError
+from stages.core.files import Record, read_objects
+from stages.core.prompts import Message
+from stages.core.statistics import Array, holm, interval, resampled_means, rounded, sign_flip
+from stages.text.ngrams import content
+
+MEASURES = ("pair_accuracy", "top1")
+TIE = 1e-9  # part of the greatest |L| below which two sums are equal: what is left is the noise of floating point
+
+
+def checked(group: Record, where: str) -> Record:
+    """The group itself. Raises UserError, starting with `where`, for a group that cannot be crossed."""
+    lacking = [key for key in ("group", "message", "kind") if not isinstance(group.get(key), str) or not group[key]]
+    users = group.get("users")
+    if lacking or not isinstance(users, list) or len(users) < 2:
+        raise UserError(
+            f"{where}: {f'lacks the text `{lacking[0]}`' if lacking else '`users` must be a list of two or more'}"
+        )
+    for number, user in enumerate(users, 1):
+        name = f"{where}: user {number} of group {group['group']}"
+        for key in ("id", "reply"):
+            if not isinstance(user, dict) or not isinstance(user.get(key), str) or not user[key].strip():
+                raise UserError(f"{name} lacks the text `{key}`")
+        if not isinstance(user.get("persona", ""), str):
+            raise UserError(f"{name}: `persona` must be a text, or be left out")
+        history = user.get("history")
+        if not isinstance(history, list) or not all(
+            isinstance(m, dict) and m.get("role") in ("user", "assistant") and isinstance(m.get("content"), str)
+            for m in history
+        ):
+            raise UserError(f"{name}: `history` must be a list of messages, each with role (user, assistant) and content")
+    if len({user["id"] for user in users}) < len(users):
+        raise UserError(f"{where}: two users of group {group['group']} have one id")
+    return group
+
+
+def read(path: Path) -> list[Record]:
+    """The groups of a JSONL file. Raises UserError with file:line for a group that cannot be crossed, and for none."""
+    groups = [checked(group, f"{path}:{number}") for number, group in read_objects(path)]
+    if not groups:
+        raise UserError(f"{path}: holds no group")
+    if len({group["group"] for group in groups}) < len(groups):
+        raise UserError(f"{path}: two groups have one name in `group`")
+    return groups
+
+
+def most(groups: list[Record], number: int) -> list[Record]:
+    """The first of each kind in turn, at most `number`, in the order of the file."""
+    place: Counter[str] = Counter()
+    keys = []
+    for n, group in enumerate(groups):
+        keys.append((place[group["kind"]], n))
+        place[group["kind"]] += 1
+    return [groups[n] for _, n in sorted(sorted(keys)[:number], key=lambda key: key[1])]
+
+
+def pair_accuracy(scores: Array) -> float:
+    """Share of the pairs of users i, k with L[i, i] + L[k, k] > L[i, k] + L[k, i], a tie being half right."""
+    own, crossed = np.diag(scores)[:, None] + np.diag(scores), scores + scores.T
+    margin = (own - crossed)[np.triu_indices(len(scores), 1)]
+    noise = TIE * np.abs(scores).max()
+    return float(((margin > noise) + 0.5 * (np.abs(margin) <= noise)).mean())
+
+
+def top1(scores: Array) -> float:
+    """Share of the users whose own reply has the greatest L[i, j] less the mean of column j; equals share."""
+    centred = scores - scores.mean(0)
+    best = centred >= centred.max(1, keepdims=True) - TIE * np.abs(scores).max()
+    return float((np.diag(best) / best.sum(1)).mean())
+
+
+def overlap(group: Record) -> Array:
+    """Content words that each history shares with each reply, [N, N]: what can be told without a model."""
+    told = [content(" ".join(m["content"] for m in user["history"])) for user in group["users"]]
+    return np.array([[float(len(words & content(user["reply"]))) for user in group["users"]] for words in told])
+
+
+def by_group(matrices: Sequence[Array]) -> Array:
+    """Pair accuracy and top-1 of each group, [groups, 2]."""
+    return np.array([[pair_accuracy(m), top1(m)] for m in matrices])
+
+
+def measured(values: Array, resamples: int, seed: int) -> Record:
+    """Means over groups, with intervals by a bootstrap over groups, from [groups, 2]; a single group has no interval."""
+    drawn = resampled_means(values, np.ones_like(values), resamples, seed)
+    cis = interval(drawn, len(values))
+    return {name: {"value": rounded(values[:, n].mean()), "ci": cis[n]} for n, name in enumerate(MEASURES)}
+
+
+def summary(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]], resamples: int, seed: int) -> dict[str, Any]:
+    """Pair accuracy and top-1 of a model: over all groups, by kind, and of every other reading.
+
+    Args:
+        scores: by reading, L of each group; `history` is the measure itself, the others are its twins.
+        resamples: of the bootstrap over groups, drawn from `seed`.
+    Returns:
+        `pair_accuracy` and `top1`, each {"value", "ci"}; `by_kind`, `overlap` and `twins` hold the same again.
+    """
+    values = by_group(scores["history"])
+    kinds = np.array([group["kind"] for group in groups])
+    sizes = [len(group["users"]) for group in groups]
+    return {
+        "groups": len(groups),
+        "pairs": sum(n * (n - 1) // 2 for n in sizes),
+        "chance": {"pair_accuracy": 0.5, "top1": round(sum(1 / n for n in sizes) / len(sizes), 4)},
+        **measured(values, resamples, seed),
+        "by_kind": {
+            str(kind): {"groups": int((kinds == kind).sum()), **measured(values[kinds == kind], resamples, seed)}
+            for kind in np.unique(kinds)
+        },
+        "overlap": measured(by_group([overlap(group) for group in groups]), resamples, seed),
+        "twins": {name: measured(by_group(of), resamples, seed) for name, of in scores.items() if name != "history"},
+    }
+
+
+def exchanges(history: Sequence[Message]) -> list[list[Message]]:
+    """A history cut before each message of the user."""
+    starts = [n for n, m in enumerate(history) if m["role"] == "user" or not n]
+    return [list(history[a:b]) for a, b in zip(starts, [*starts[1:], len(history)], strict=True)]
+
+
+def seen(history: Sequence[Message], reading: str) -> list[Message]:
+    """What a reading shows of a history: `history` all of it, `none` nothing, `first_K` or `last_K` so many exchanges."""
+    which, _, k = reading.partition("_")
+    if which == "none":
+        return []
+    cut = exchanges(history)
+    kept = {"history": cut, "first": cut[: int(k or 0)], "last": cut[len(cut) - min(int(k or 0), len(cut)) :]}[which]
+    return [m for exchange in kept for m in exchange]
+
+
+def curve(groups: Sequence[Record]) -> list[str]:
+    """Readings that cut the histories, from the back (`first_K`) and from the front (`last_K`), for 0 < K < the most."""
+    most = max(len(exchanges(user["history"])) for group in groups for user in group["users"])
+    return [f"{side}_{k}" for side in ("first", "last") for k in range(1, most)]
+
+
+def rows(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]]) -> list[Record]:
+    """A row a group: the users' ids, L by reading, pair accuracy and top-1 of the reading `history` and of word overlap."""
+    values = by_group(scores["history"])
+    return [
+        {
+            "group": group["group"],
+            "kind": group["kind"],
+            "users": [user["id"] for user in group["users"]],
+            "log_probs": {name: rounded(of[n], 6) for name, of in scores.items()},
+            **dict(zip(MEASURES, rounded(values[n], 6), strict=True)),
+            "overlap": dict(zip(MEASURES, rounded(by_group([overlap(group)])[0], 6), strict=True)),
+        }
+        for n, group in enumerate(groups)
+    ]
+
+
+def read_rows(path: Path) -> list[Record]:
+    """The rows that stage choose wrote for an arm, none for one it skips. Raises UserError with file:line for another."""
+    found = []
+    for number, row in read_objects(path):
+        matrices = row.get("log_probs", {})
+        if "group" not in row or not {"history", "no_history"} <= set(matrices) or not set(MEASURES) <= set(row):
+            raise UserError(f"{path}:{number}: is no row of stages.choose; run the stage again")
+        found.append({**row, "log_probs": {name: np.array(m) for name, m in matrices.items()}})
+    return found
+
+
+def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, seed: int) -> dict[str, Any]:
+    """Crossed choice of every arm, and what each has over `base` on the groups that both have.
+
+    Args:
+        arms: rows of `read_rows` by arm.
+        resamples: of the bootstrap over groups, and of sign flips where they cannot all be tried; drawn from `seed`.
+    Returns:
+        models: by arm with rows `pair_accuracy`, `top1`, and those of the twin `no_history`; vs_base: by arm the difference
+        of pair accuracies with `ci`, `p` (sign flips by group) and `p_holm` over the arms; about: groups, chance, `overlap`.
+    """
+    values = {arm: np.array([[row[name] for name in MEASURES] for row in rows]) for arm, rows in arms.items() if rows}
+    models = {
+        arm: {
+            **measured(values[arm], resamples, seed),
+            "no_history": measured(by_group([row["log_probs"]["no_history"] for row in arms[arm]]), resamples, seed),
+        }
+        for arm in values
+    }
+    of = {arm: dict(zip([row["group"] for row in arms[arm]], values[arm][:, 0], strict=True)) for arm in values}
+    vs_base = {}
+    for arm in [arm for arm in values if arm != base and base in values]:
+        both = [name for name in of[arm] if name in of[base]]
+        gains = np.array([[of[arm][name] - of[base][name]] for name in both])
+        drawn = resampled_means(gains, np.ones_like(gains), resamples, seed)[:, 0]
+        p = rounded(sign_flip(gains, both, resamples, seed), 6)
+        vs_base[arm] = {"difference": rounded(gains.mean()), "ci": interval(drawn, len(both)), "p": p}
+    for entry, corrected in zip(vs_base.values(), holm([entry["p"] for entry in vs_base.values()]), strict=True):
+        entry["p_holm"] = corrected
+    rows = next((rows for rows in arms.values() if rows), [])
+    words = np.array([[row["overlap"][name] for name in MEASURES] for row in rows])
+    about = (
+        {"groups": len(rows), "top1_chance": rounded(float(np.mean([1 / len(row["users"]) for row in rows])))}
+        if rows
+        else None
+    )
+    overlapping = {"overlap": measured(words, resamples, seed)} if rows else {}
+    return {"models": models, "vs_base": vs_base, "about": about and {**about, **overlapping}}

@@ -1,0 +1,102 @@
+"""Multiple choice by letters: what a model that tells no log-probabilities of given replies makes of them.
+
+Every reply stands once at every letter (rotations), so a liking for a letter cancels.
+"""
+
+import math
+import re
+from collections import Counter
+from functools import partial
+from string import ascii_uppercase
+from typing import Any
+
+from stages.core.files import Record, seed_of
+from stages.core.prompts import Message, Prompt
+from stages.llm.client import Answer, Client
+from stages.llm.endpoint import CallFailed
+from stages.llm.settings import Role
+
+FLOOR = 1e-6  # least probability of a letter: one that is not among the alternatives told has some
+_LETTER = re.compile(r"\W*(?:(?:the )?(?:answer|reply|letter|option)(?: is)?\W*)?([a-z])\W*", re.I)
+
+
+def letter(text: str, number: int) -> int:
+    """Place of the letter that an answer is, among `number`. Raises ValueError for prose and for other letters."""
+    found = _LETTER.fullmatch(text)
+    place = ascii_uppercase.find(found[1].upper()) if found else -1
+    if not 0 <= place < number:
+        raise ValueError("no letter of a reply")
+    return place
+
+
+def told(reply: Record, chosen: int, number: int) -> list[float] | None:
+    """Probability of each letter where the answer names the one at `chosen`; None without log-probabilities."""
+    for token, alternatives in reply.get("logprobs", []):
+        if token.strip(" *(").upper()[:1] == ascii_uppercase[chosen] and _LETTER.fullmatch(token):
+            mass = [FLOOR] * number
+            for text, p in alternatives:
+                if p is not None and (m := _LETTER.fullmatch(text)) and (n := ascii_uppercase.find(m[1].upper())) < number:
+                    mass[n] += math.exp(p)
+            return [m / math.fsum(mass) for m in mass]
+    return None
+
+
+async def chosen(
+    client: Client,
+    role: Role,
+    prompt: Prompt,
+    seed: int,
+    samples: int,
+    where: tuple[str, ...],
+    history: list[Message],
+    message: str,
+    replies: list[str],
+) -> tuple[list[float], int]:
+    """(a row of L, answers that could not be read), for a user with `history`.
+
+    L is the mean over the rotations of the letters' log p where the server tells them, else the log of the share of draws
+    (one of each reply is added, shared out over the draws, so that none is 0). All equal where nothing could be read.
+
+    Args:
+        samples: draws of each rotation where no log-probabilities are told.
+        where: seeds the draws.
+    """  # fmt: skip
+    number = len(replies)
+    logs, counts, unread = list[list[float]](), Counter[int](), 0
+    for shift in range(number):
+        order = [(shift + n) % number for n in range(number)]
+        lines = "\n".join(f"{ascii_uppercase[n]}. {replies[j]}" for n, j in enumerate(order))
+        chat = [*history, {"role": "user", "content": prompt.part("ask", message=message, replies=lines)}]
+        for sample in range(samples):
+            try:
+                parse = partial(letter, number=number)
+                answer: Answer[int] = await client.ask(role, chat, seed_of(seed, *where, shift, "choose", sample), parse)
+            except CallFailed:
+                unread += 1
+                continue
+            if found := told(answer.reply, answer.value, number):
+                logs.append([math.log(found[order.index(j)]) for j in range(number)])
+                break
+            counts[order[answer.value]] += 1
+    if logs:
+        return [math.fsum(row[j] for row in logs) / len(logs) for j in range(number)], unread
+    return [math.log((counts[j] + 1 / number) / (counts.total() + 1)) for j in range(number)], unread
+
+
+async def matrix(
+    client: Client, role: Role, prompt: Prompt, seed: int, samples: int, group: Record, contexts: list[list[Message]]
+) -> dict[str, Any]:
+    """`scores`, L of a group, [N, N], and `unread`. Equal contexts are asked once.
+
+    Args:
+        contexts: of each user; the last message is the group's.
+    """
+    replies = [user["reply"] for user in group["users"]]
+    places = [contexts.index(context) for context in contexts]  # of the first that is equal
+    jobs = {}
+    for n in dict.fromkeys(places):
+        *before, last = contexts[n]
+        where = (group["group"], group["users"][n]["id"])
+        jobs[n] = partial(chosen, client, role, prompt, seed, samples, where, before, last["content"], replies)
+    found = dict(zip(jobs, await client.in_order(role, list(jobs.values())), strict=True))
+    return {"scores": [found[n][0] for n in places], "unread": sum(unread for _, unread in found.values())}

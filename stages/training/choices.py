@@ -1,0 +1,81 @@
+"""Log-probabilities of several replies after several contexts, each context computed once.
+
+The keys and values of a context stay while all replies are computed behind it, and nothing but the replies goes through the
+head. Contexts that are equal are computed once, so what a model makes of them is equal to the last bit.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.core.cli import UserError, one_line
+from stages.core.prompts import Message
+from stages.core.statistics import Array
+from stages.training.dataset import encode
+from stages.weights.control_tokens import escaped
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    """Model and tokenizer of a local folder in float32, safetensors only, no remote code. Raises UserError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as e:
+        raise UserError(f"{folder}: cannot be loaded as a model: {one_line(e)}") from None
+    return model.to("cuda") if torch.cuda.is_available() else model, tokenizer
+
+
+def tokens(tokenizer: Any, context: list[Message], replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+    """(ids of the context with the generation prompt, ids of each reply with the token that ends its turn).
+
+    Raises:
+        UserError: the chat template cannot take them.
+    """
+    chats = [escaped([{"role": "assistant", "content": reply}], Path(tokenizer.name_or_path)) for reply in replies]
+    try:
+        found = [encode(escaped(context, Path(tokenizer.name_or_path)), chat, tokenizer) for chat in chats]
+    except Exception as e:  # templates raise errors of their own
+        raise UserError(f"{tokenizer.name_or_path}: the chat template cannot take the conversation: {one_line(e)}") from None
+    return found[0][0], [reply for _, reply in found]
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
+def sums(model: Any, context: list[int], replies: Sequence[list[int]]) -> list[float]:
+    """log p of each reply after `context`, in nats: the sum over its tokens."""
+    body, head = model.base_model, model.get_output_embeddings()
+    width = max(map(len, replies))
+    ids = torch.tensor([[*r, *[r[-1]] * (width - len(r))] for r in replies], device=model.device)  # nothing sees the padding
+    first = body(input_ids=torch.tensor([context], device=model.device), use_cache=True)
+    last = first.last_hidden_state[:, -1:].expand(len(replies), -1, -1)
+    states = last
+    if width > 1:
+        cache = first.past_key_values
+        cache.batch_repeat_interleave(len(replies))
+        states = torch.cat([last, body(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).last_hidden_state], 1)
+    lengths = [len(r) for r in replies]
+    kept = torch.arange(width, device=model.device)[None] < torch.tensor(lengths, device=model.device)[:, None]
+    logits = head(states[kept]).float()
+    found = logits.gather(1, ids[kept][:, None])[:, 0] - logits.logsumexp(1)
+    return [float(part.double().sum()) for part in found.split(lengths)]
+
+
+def matrix(model: Any, tokenizer: Any, contexts: Sequence[list[Message]], replies: Sequence[str]) -> Array:
+    """log p(reply j | context i), [contexts, replies], in nats, the token that ends the turn included.
+
+    Raises:
+        UserError: see `tokens`; a value that is not finite.
+    """
+    known: dict[tuple[int, ...], list[float]] = {}
+    rows = []
+    for context in contexts:
+        before, after = tokens(tokenizer, context, replies)
+        if tuple(before) not in known:
+            known[tuple(before)] = sums(model, before, after)
+        rows.append(known[tuple(before)])
+    if not np.isfinite(rows).all():
+        raise UserError(f"{tokenizer.name_or_path}: a log-probability is not finite; the model has diverged")
+    return np.array(rows)
