@@ -22,6 +22,7 @@ from stages.core.statistics import Array
 from stages.training import shared_prefix
 from stages.training.dataset import IGNORED, supervised
 from stages.training.settings import Train
+from stages.weights.layers import targets
 
 SIDES = ("chosen", "rejected")
 SAMPLE = 65_536  # weights of each tensor by which it is seen whether they move
@@ -61,12 +62,12 @@ def adapter(train: Train, model: PreTrainedModel) -> LoraConfig | None:
     """
     if not train.lora_r:
         return None
-    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+    linear, others, blocks = targets(model)
     names = {field.name for field in fields(ModelConfig)}
     given = {key: value for key, value in train.model_dump().items() if key in names}
-    lora = get_peft_config(ModelConfig(**{"lora_target_modules": sorted(linear), **given, "use_peft": True}))
+    lora = get_peft_config(ModelConfig(**{"lora_target_modules": linear, **given, "use_peft": True}))
+    lora.exclude_modules = others or None
     if train.lora_layers:
-        blocks = model.config.get_text_config().num_hidden_layers
         lora.layers_to_transform = list(range(max(0, blocks - train.lora_layers), blocks))
     return lora
 

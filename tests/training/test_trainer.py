@@ -10,7 +10,7 @@ from tiny import one_thread  # noqa: F401
 from stages.core.cli import UserError
 from stages.training import model, trainer
 from stages.training.curves import Curves
-from stages.training.dataset import encode
+from stages.weights.chat import encode
 
 NEEDED = {"robust": {"label_smoothing": 0.1}, "exo_pair": {"label_smoothing": 0.001}}
 
