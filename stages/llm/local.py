@@ -4,8 +4,8 @@ A folder with a model.gguf is served by llama.cpp inside this process; any other
 in a process of its own, which this module is run as.
 
 Both sample as the request says and in no other way: the frequency penalty, then the temperature, then top_p, as OpenAI's
-protocol has it. Defaults of the server, of the GGUF and of generation_config.json (top_k, min_p, greedy decoding) are off, and
-templates that can are told not to think. llama.cpp counts the last 64 tokens for the penalty, prompt included.
+protocol has it. Defaults of the server, of the GGUF and of generation_config.json (top_k, min_p, greedy decoding) are off.
+Templates that can are told not to think. For the penalty llama.cpp counts the last 64 tokens, prompt included.
 """
 
 import os

@@ -40,7 +40,7 @@ class TextPool:
     generated: int = 0
     rejected: Counter[str] = field(default_factory=Counter)  # texts, by reason
     dropped: Counter[str] = field(default_factory=Counter)  # items of generated texts, by reason
-    noted: dict[str, list[str]] = field(default_factory=dict)  # imported texts by what they would be dropped for, if generated
+    noted: dict[str, list[str]] = field(default_factory=dict)  # imported texts by what generated ones are dropped for
     rounds: list[Record] = field(default_factory=list)
     stopped: str = ""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from stages.core.files import Record, digest, root, write_json
 from stages.core.params import Section
-from stages.weights import chat, control_tokens, layers
 from stages.weights.digest import of_files
 
 PACKAGE = Path(__file__).parent
+WEIGHTS = [PACKAGE.parent / "weights" / name for name in ("chat.py", "control_tokens.py", "layers.py")]
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 
 
@@ -23,7 +23,7 @@ def made_from(stage: str, params: Section, *inputs: Path) -> Record:
     Args:
         inputs: files, and model folders, every file of which counts (a chat template shapes the rows as weights do).
     """
-    code = [*sorted(PACKAGE.glob("*.py")), *(Path(m.__file__) for m in (chat, control_tokens, layers)), PACKAGE.parent / f"{stage}.py"]
+    code = [*sorted(PACKAGE.glob("*.py")), *WEIGHTS, PACKAGE.parent / f"{stage}.py"]
     return {
         "stage": stage,
         "params": params.model_dump(mode="json"),

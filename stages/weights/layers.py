@@ -32,4 +32,6 @@ def check_adapter(model: Any, source: str) -> None:
         last = [blocks - 1]
         get_peft_model(model, LoraConfig(r=1, target_modules=names, exclude_modules=others, layers_to_transform=last))
     except (ValueError, AttributeError) as e:
-        raise UserError(f"base_model.source: no LoRA adapter can be put on {source}: {one_line(e)}; take another model") from None
+        raise UserError(
+            f"base_model.source: no LoRA adapter can be put on {source}: {one_line(e)}; take another model"
+        ) from None

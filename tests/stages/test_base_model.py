@@ -139,7 +139,8 @@ def gemma3(folder):
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {**sizes, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": len(words), "pad_token_id": words.pad_token_id,
             "eos_token_id": words.eos_token_id, "bos_token_id": None}  # fmt: skip
-    config = Gemma3Config(text_config=text, vision_config={**sizes, "image_size": 28, "patch_size": 14}, mm_tokens_per_image=4)
+    vision = {**sizes, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     Gemma3ForConditionalGeneration(config).save_pretrained(folder)
     return folder
 
@@ -170,5 +171,5 @@ def test_a_model_without_a_place_for_an_adapter_is_one_line():
         def get_decoder(self):
             return self
 
-    with pytest.raises(UserError, match="no LoRA adapter can be put on x: .*take another model"):
+    with pytest.raises(UserError, match=r"no LoRA adapter can be put on x: .*take another model"):
         layers.check_adapter(Bare(), "x")
