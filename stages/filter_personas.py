@@ -2,7 +2,7 @@
 
 The paper's loop: examples from the current pool, a model writes more, a text is kept if its greatest cosine to everything
 kept is at most the threshold; until the target size, until few new ones come, or until a round limit. Texts that are
-imported pass the same rule before the first round. Then distinct profile x personality pairs, with no profile, no
+imported come in whole before the first round. Then distinct profile x personality pairs, with no profile, no
 personality and no near-duplicate of one in both train and eval.
 
 Run: python -m stages.filter_personas (the arguments are in dvc.yaml)

@@ -78,3 +78,5 @@ class FilterPersonas(Section):
     """File of texts of your own, read as seeds are; an empty file for none."""
     import_personalities: str
     """The same for personalities."""
+    drop_similar_imports: bool
+    """Whether imported texts that are nearer than the threshold to an earlier one are dropped; else they are named alone."""
