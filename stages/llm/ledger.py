@@ -88,7 +88,7 @@ class Ledger:
         }
 
     def metrics(self) -> dict[str, Any]:
-        """Replies, tokens, cost (as paid when the reply came) and outcomes, of all roles and by role; what was asked of each.
+        """Replies, tokens, cost (as paid when the reply came) and outcomes, of all roles and by role; calls by role.
 
         The same whether the replies were paid for now or before. A sum is None where one of its parts is unknown.
         """
@@ -119,7 +119,9 @@ class Ledger:
         """
         if failed:
             write_jsonl(failed, sorted(self.failed, key=lambda r: str(r["item"])))
-        for role, model, errors, asked in ((r, m, e, c.asked[m]) for r, c in self.roles.items() for m, e in c.failed.items()):
+        for role, model, errors, asked in (
+            (r, m, e, c.asked[m]) for r, c in self.roles.items() for m, e in c.failed.items()
+        ):
             allowed = math.ceil(round(max_failed_share * asked, 6))
             if len(errors) > allowed or (len(errors) == asked and max_failed_share < 1):
                 why = ", ".join(f"{reason} ({n})" for reason, n in Counter(e.reason for e in errors).most_common())

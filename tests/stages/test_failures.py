@@ -34,7 +34,8 @@ def ready(project, monkeypatch):
         project.params[role].model = f"scripted:{role}"
     project.params.arms.base.model = "scripted:tested"
     project.set(filter_personas__profiles__target=26, filter_personas__personalities__target=26, filter_personas__calls=4,
-                filter_personas__train=6, filter_personas__eval_profiles=2, roleplay__turns=2, converse__turns=2)  # fmt: skip
+                filter_personas__train=6, filter_personas__eval_profiles=2, roleplay__turns=2,
+                converse__turns=2)  # fmt: skip
     (project.folder / "data/conversations").mkdir(parents=True)
     (project.folder / "data/conversations/base.jsonl").write_text(json.dumps(CASE) + "\n")
     project.run("seed_personas")
