@@ -21,8 +21,8 @@ class Calls:
 
     asked: Counter[str] = field(default_factory=Counter)
     """By model."""
-    failed: dict[str, list[CallFailed]] = field(default_factory=lambda: defaultdict(list))
-    """By model."""
+    failed: list[tuple[str, CallFailed]] = field(default_factory=list)
+    """With the model."""
     usage: list[tuple[float | None, ...]] = field(default_factory=list)
     """COUNTS of each reply."""
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Ledger:
         calls = self.roles[role.name]
         calls.asked[role.model] += 1
         if error is not None:
-            calls.failed[role.model].append(error)
+            calls.failed.append((role.model, error))
 
     def record_failure(self, item: str, role: str, error: CallFailed) -> None:
         """Keep a call that failed, and the item it was for; `finish` writes them."""
@@ -83,7 +83,7 @@ class Ledger:
             "calls": self.calls,
             "calls_per_s": round(self.calls / seconds, 1),
             "stored": self.stored,
-            "failed": sum(len(errors) for calls in self.roles.values() for errors in calls.failed.values()),
+            "failed": sum(len(calls.failed) for calls in self.roles.values()),
             "cost_usd": round(self.paid, 6),
         }
 
@@ -96,8 +96,8 @@ class Ledger:
             name: {
                 **totals(calls.usage),
                 "asked": calls.asked.total(),
-                "answered": calls.asked.total() - reasons(calls).total(),
-                "failed": dict(reasons(calls)),
+                "answered": calls.asked.total() - len(calls.failed),
+                "failed": dict(Counter(error.reason for _, error in calls.failed)),
                 "outcomes": dict(calls.outcomes),
                 "served": listed(calls.served),
                 **({"not_sent": ", ".join(sorted(calls.unsent))} if calls.unsent else {}),
@@ -119,9 +119,8 @@ class Ledger:
         """
         if failed:
             write_jsonl(failed, sorted(self.failed, key=lambda r: str(r["item"])))
-        for role, model, errors, asked in (
-            (r, m, e, c.asked[m]) for r, c in self.roles.items() for m, e in c.failed.items()
-        ):
+        for role, model, asked in ((r, m, n) for r, calls in self.roles.items() for m, n in calls.asked.items()):
+            errors = [error for of, error in self.roles[role].failed if of == model]
             allowed = math.ceil(round(max_failed_share * asked, 6))
             if len(errors) > allowed or (len(errors) == asked and max_failed_share < 1):
                 why = ", ".join(f"{reason} ({n})" for reason, n in Counter(e.reason for e in errors).most_common())
@@ -130,11 +129,6 @@ class Ledger:
                     f"({max_failed_share}) allows: {why}; {f'see {failed}; ' if failed else ''}"
                     f"the first: {one_line(errors[0].raw)}"
                 )
-
-
-def reasons(calls: Calls) -> Counter[str]:
-    """How often the calls failed, by reason."""
-    return Counter(error.reason for errors in calls.failed.values() for error in errors)
 
 
 def listed(names: Counter[str]) -> str:
