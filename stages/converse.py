@@ -62,7 +62,7 @@ async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tup
         jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
         with Progress(f"converse: {a.conversations.stem}", len(jobs), client.ledger.numbers) as progress:
             rows = await client.in_parallel(jobs, progress)
-        client.ledger.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
+        client.ledger.finish("converse", c.max_failed_share, a.failed)
         return rows, {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
 
 

@@ -55,6 +55,7 @@ async def grown(p: Params, pools: list[TextPool], base: Path, encode: Encode) ->
     async with Client(PaidCalls("filter_personas", p.llm, {EMBEDDED: base}), resamples=0) as client:
         for pool in pools:
             await grow(pool, p.filter_personas, client, generator(p), encode)
+        client.ledger.finish("filter_personas", p.filter_personas.max_failed_share)
         return client.ledger.metrics()
 
 

@@ -37,6 +37,7 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
         jobs = judgings(client, p.judge, prompt, cases)
         with Progress(f"judge: {a.judgements.stem}", len(jobs), client.ledger.numbers) as progress:
             rows = await client.in_parallel(jobs, progress, judges(p.judge))
+        client.ledger.finish("judge", p.judge.max_failed_share)
         identities = {judge.model: client.servers.identity(judge.model) for judge in judges(p.judge)}
         return [row for case in rows for row in case], {"calls": client.ledger.metrics(), "identities": identities}
 

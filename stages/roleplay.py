@@ -51,8 +51,7 @@ async def grown(
             async with asyncio.TaskGroup() as later:
                 jobs = [Grower(p.roleplay, p.user, p.roles, client, prompt, later, x).grow for x in personas]
                 trees = await client.in_parallel(jobs, progress)
-        wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.ledger.finish(failed, wanted, p.roleplay.max_failed_share)
+        client.ledger.finish("roleplay", p.roleplay.max_failed_share, failed)
         return trees, client.ledger.metrics()
 
 

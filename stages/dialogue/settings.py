@@ -30,7 +30,7 @@ class Roleplay(Section):
     resamples: int = Field(ge=0)
     """Draws after an unusable reply."""
     max_failed_share: float = Field(ge=0, le=1)
-    """Share of the calls that may fail."""
+    """Share of a role's calls that may fail."""
 
 
 class Arm(Section):
@@ -62,4 +62,4 @@ class Converse(Sampling):
     resamples: int = Field(ge=0)
     """Draws after an unusable reply of the user."""
     max_failed_share: float = Field(ge=0, le=1)
-    """Share of the turns that may fail."""
+    """Share of a role's calls that may fail."""

@@ -64,6 +64,8 @@ class FilterPersonas(Section):
     """... for so many rounds."""
     max_rounds: int
     """Most rounds."""
+    max_failed_share: float = Field(ge=0, le=1)
+    """Share of the generator's calls that may fail."""
     train: int = Field(ge=1)
     """Training personas."""
     eval_profiles: int = Field(ge=1)

@@ -461,7 +461,7 @@ def test_api_roles(server, tmp_path):
     done = walk(here, "api_roles", then={"make plan S='roles.inducer_temp=0.9'": judge_alone}, OPENAI_API_KEY="sk-1")
     assert re.search(r"\nroleplay +user +0 +72 .* unknown", done["make plan"].stdout)
     assert "passed" in done["dvc metrics show results/judge/calibration.json"].stdout
-    assert re.search(r"judge +judge +openai:gpt-4o-mini", done["python -m stages.tools.replies size"].stdout)
+    assert re.search(r"judge +judge +openai:gpt-6-luna", done["python -m stages.tools.replies size"].stdout)
 
 
 @pytest.mark.slow
