@@ -107,7 +107,8 @@ class Client:
                     found, text = "unreadable", f"{e}: {text}"
                     accepted = found in role.accept
             served = self.servers.served_name(role.model, whole.get("served_model"))
-            self.ledger.record(role.name, whole, found, stored=stored, served=served, unsent=call.unsent)
+            cut = "cut" in reply
+            self.ledger.record(role.name, whole, found, stored=stored, served=served, unsent=call.unsent, cut=cut)
             if accepted:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
             if found != "unreadable":

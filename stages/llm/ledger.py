@@ -33,6 +33,8 @@ class Calls:
     """Parameters that were not sent as params.yaml has them."""
     thinking: int = 0
     """Tokens of thoughts, as far as servers count them."""
+    cut: int = 0
+    """Replies that went on after the text that ends them."""
 
 
 class Ledger:
@@ -46,20 +48,23 @@ class Ledger:
         self._start = time.monotonic()
 
     def record(
-        self, role: str, reply: Reply, outcome: str, *, stored: bool, served: str, unsent: Iterable[str] = ()
-    ) -> None:
+        self, role: str, reply: Reply, outcome: str, *, stored: bool, served: str, unsent: Iterable[str] = (),
+        cut: bool = False,
+    ) -> None:  # fmt: skip
         """Count a reply and what came of it.
 
         Args:
             stored: it was in the cache.
             served: what its server calls the model.
             unsent: parameters that its request did not carry as params.yaml has them.
+            cut: what it said after a stop text was cut off here.
         """
         calls = self.roles[role]
         calls.usage.append(tuple(reply.get(name) for name in COUNTS))
         calls.outcomes[outcome] += 1
         calls.served[served] += 1
         calls.unsent.update(unsent)
+        calls.cut += cut
         calls.thinking += reply.get("thinking_tokens", 0)
         self.calls += 1
         self.stored += stored
@@ -102,6 +107,7 @@ class Ledger:
                 "served": listed(calls.served),
                 **({"not_sent": ", ".join(sorted(calls.unsent))} if calls.unsent else {}),
                 **({"thinking_tokens": calls.thinking} if calls.thinking else {}),
+                **({"cut": calls.cut} if calls.cut else {}),
             }
             for name, calls in self.roles.items()
         }

@@ -156,6 +156,7 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
     """What a stored reply says: without its thoughts, and up to the first of the texts `stop`, should it go on after one.
 
     `thought` is what is known of a thought: "", "closed", "open" (the reply ends within it) or "beside" (it came apart).
+    `cut` is there where the reply did go on.
     """
     try:
         whole = _parts(reply["text"])[0]  # replies stored before 2026-12 may be lists of parts
@@ -172,7 +173,7 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
     first = text.lstrip()
     ends = [at for s in stop if (at := first.find(s)) >= 0]
     if ends:
-        made["text"] = first[: min(ends)]
+        made["text"], made["cut"] = first[: min(ends)], True
         if _end(reply) in CUT and not open_:
             made["finish"] = "stop"  # what is cut off came after the end of the reply
     return made

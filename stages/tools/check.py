@@ -4,6 +4,7 @@ Run: python -m stages.tools.check
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -47,6 +48,7 @@ def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any
         if setting == "model":
             sampling = {k.removeprefix(f"{name}_"): v for k, v in roles.items() if str(k).startswith(f"{name}_")}
             found.append((f"roles.{key}", model, f"roles.{name}_", sampling))
+    found.append(("converse.user_model", _mapping(params, "converse").get("user_model"), "user.", _mapping(params, "user")))
     for name in ("generator", "user", "judge"):
         section = _mapping(params, name)
         found.append((f"{name}.model", section.get("model"), f"{name}.", section))
@@ -127,6 +129,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
         if section == UNTRACKED or any(leaf == k or leaf.startswith(k + ".") for k in known):
             continue
         faults.append(f"{leaf}: unknown{near(leaf, known) if section in sections else near(section, sorted(sections))}")
+    if not (sets := Path("prompts") / str(params.get("prompts"))).is_dir():
+        faults.append(f"prompts: no folder {sets}")
     for stage, keys in stages.items():
         if module := STAGES.get(stage):
             faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]

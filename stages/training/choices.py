@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from stages.core.cli import UserError, one_line
 from stages.core.prompts import Message
 from stages.core.statistics import Array
-from stages.training.dataset import encode
+from stages.weights.chat import encode
 from stages.weights.control_tokens import escaped
 
 

@@ -389,7 +389,9 @@ def test_tutorial(reproduced, tmp_path):
     assert set(ran(done["dvc repro"])) == changed and "AL(1)" in done["dvc repro"].stdout
     assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in done["dvc repro"].stdout
     assert "Stage 'converse@dpo' didn't change, skipping" in done["dvc repro"].stdout
-    assert all(name in done["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
+    assert all(
+        name in done["git diff --stat"].stdout for name in ("prompts/small/judge.txt", "dvc.lock", "results/eval.json")
+    )
     assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
     assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
     shown = done["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
@@ -430,7 +432,7 @@ def test_README(reproduced, tmp_path):
     assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay", "eval"]  # whose protocol has all params
     assert ran(done["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
     judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(done["$EDITOR prompts/judge.txt && dvc repro"])) == judged
+    assert set(ran(done["$EDITOR prompts/small/judge.txt && dvc repro"])) == judged
 
 
 @pytest.mark.slow

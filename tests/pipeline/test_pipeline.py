@@ -33,7 +33,9 @@ def expand() -> dict[str, dict]:
                 "cmd": fill(do["cmd"]),
                 "deps": {fill(d) for d in do["deps"]},
                 "outs": {fill(o if isinstance(o, str) else next(iter(o))) for o in written},
-                "params": set(do.get("params", [])) | ({f"{section}.{key}"} if "${item." in do["cmd"] else set()),
+                "params": set(do.get("params", []))
+                | ({f"{section}.{key}"} if "${item." in do["cmd"] else set())
+                | ({"prompts"} if "${prompts}" in do["cmd"] else set()),
             }
     return found
 
@@ -104,6 +106,7 @@ SECTION_WAVES = {
     "calibrate": CALIBRATED,
     "judge": JUDGES | CALIBRATED,
     "eval": EVALS,
+    "prompts": ALL - {"base_model", "seed_personas"},
     "llm": set(),
 }
 PROMPT_WAVES = {
@@ -116,6 +119,8 @@ PROMPT_WAVES = {
     "rejected": GROWN,
     "verifier": GROWN,
     "judge": JUDGES | CALIBRATED,
+    "set": GROWN | TESTS | CALIBRATED,
+    "friend": EVALS,  # no arm has it but in presets
     "assistant": (GROWN - {"roleplay"}) | arms("base", "base_no_memory"),
     **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
 }
@@ -143,9 +148,15 @@ def test_a_settings_key_of_one_section_re_runs_what_reads_it():
     assert wave(param="user.temp") == (GROWN | TALKS)
 
 
-@pytest.mark.parametrize("prompt", sorted(p.stem for p in (ROOT / "prompts").iterdir()))
+@pytest.mark.parametrize("prompt", sorted(p.name for p in (ROOT / "prompts/small").rglob("*.*")))
 def test_what_a_prompt_re_runs(prompt):
-    assert wave(file=f"prompts/{prompt}.txt") == PROMPT_WAVES[prompt]
+    (file,) = (ROOT / "prompts/small").rglob(prompt)
+    assert wave(file=str(file.relative_to(ROOT))) == PROMPT_WAVES[file.stem]
+
+
+def test_a_prompt_of_another_set_re_runs_nothing():
+    names = [p.relative_to(ROOT / "prompts/small") for p in (ROOT / "prompts/small").rglob("*.*")]
+    assert len(names) > 10 and not any(wave(file=f"prompts/natural/{name}") for name in names)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
