@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+from stages.core.prompts import alternating
 from stages.evaluation.scores import Judgement, Scores
 
 PEOPLE = [
@@ -60,14 +61,12 @@ TOPICS = ("boats", "chess", "bread", "bees")
 
 def user(n: int) -> dict:
     """A user of a group for crossed choice."""
-    talk = [
-        {"role": "user", "content": f"I like {TOPICS[n]}."},
-        {"role": "assistant", "content": f"Tell me of {TOPICS[n]}."},
-    ]
+    said = (f"I like {TOPICS[n]}.", f"Tell me of {TOPICS[n]}.", f"{TOPICS[n]} are all I think of.", "How nice.")
+    history = alternating(said)
     return {
         "id": f"u{n}",
         "persona": f"Likes {TOPICS[n]}.",
-        "history": talk * 2,
+        "history": history,
         "reply": f"Read about {TOPICS[n]} tonight.",
     }
 

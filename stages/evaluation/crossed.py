@@ -183,8 +183,8 @@ def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, se
         arms: rows of `read_rows` by arm.
         resamples: of the bootstrap over groups, and of sign flips where they cannot all be tried; drawn from `seed`.
     Returns:
-        models: by arm with rows `pair_accuracy`, `top1`, and those of the twin `no_history`; vs_base: by arm the difference of
-        the pair accuracies with `ci`, `p` (sign flips by group) and `p_holm` over the arms; about: groups, chance, `overlap`.
+        models: by arm with rows `pair_accuracy`, `top1`, and those of the twin `no_history`; vs_base: by arm the difference
+        of pair accuracies with `ci`, `p` (sign flips by group) and `p_holm` over the arms; about: groups, chance, `overlap`.
     """
     values = {arm: np.array([[row[name] for name in MEASURES] for row in rows]) for arm, rows in arms.items() if rows}
     models = {

@@ -94,11 +94,17 @@ async def chosen(
 async def matrix(
     client: Client, role: Role, prompt: Prompt, seed: int, samples: int, group: Record, contexts: list[list[Message]]
 ) -> dict[str, Any]:
-    """`scores`, L of a group, [N, N], and `unread`. The last message of each context is the group's."""
+    """`scores`, L of a group, [N, N], and `unread`. Equal contexts are asked once.
+
+    Args:
+        contexts: of each user; the last message is the group's.
+    """
     replies = [user["reply"] for user in group["users"]]
-    jobs = [
-        partial(chosen, client, role, prompt, seed, samples, (group["group"], user["id"]), before, last["content"], replies)
-        for user, (*before, last) in zip(group["users"], contexts, strict=True)
-    ]
-    rows = await client.in_order(role, jobs)
-    return {"scores": [row for row, _ in rows], "unread": sum(unread for _, unread in rows)}
+    places = [contexts.index(context) for context in contexts]  # of the first that is equal
+    jobs = {}
+    for n in dict.fromkeys(places):
+        *before, last = contexts[n]
+        where = (group["group"], group["users"][n]["id"])
+        jobs[n] = partial(chosen, client, role, prompt, seed, samples, where, before, last["content"], replies)
+    found = dict(zip(jobs, await client.in_order(role, list(jobs.values())), strict=True))
+    return {"scores": [found[n][0] for n in places], "unread": sum(unread for _, unread in found.values())}

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -95,9 +96,11 @@ def test_a_served_model_chooses_letters_and_its_calls_are_counted(project, serve
     found = served(project)
     assert found["pair_accuracy"]["value"] == 1.0 == found["top1"]["value"] and found["unread"] == 0
     assert found["twins"]["no_history"]["pair_accuracy"]["value"] == 0.5, "each letter is everybody's once"
-    assert found["calls"]
-    first = [b["messages"][-1]["content"] for b in server.requests[:4]]
-    assert len({re.search(r"^A\. (.*)$", text, re.M)[1] for text in first}) == 4, "every reply is once at A"
+    assert len(server.requests) == 2 * 5 * 4 and found["calls"]["choose"]["calls"] == 40, (
+        "four users and one without history"
+    )
+    at_a = Counter(re.search(r"^A\. (.*)$", b["messages"][-1]["content"], re.M)[1] for b in server.requests)
+    assert len(at_a) == 4 and len(set(at_a.values())) == 1, "every reply is as often at A"
 
 
 def test_log_probabilities_of_letters_are_used_where_they_are_told(project, server):
@@ -108,11 +111,11 @@ def test_log_probabilities_of_letters_are_used_where_they_are_told(project, serv
         return 200, answer
 
     server.reply = reply
-    found = served(project, 1 + 1)
+    found = served(project)
     assert found["pair_accuracy"]["value"] == 1.0, "B was said each time, but the probabilities know better"
 
 
 def test_answers_that_are_no_letter_leave_all_equal(project, server):
     server.reply = lambda body: "I cannot know that"
     found = served(project)
-    assert found["unread"] == 2 * 2 * 4 * 4 and found["pair_accuracy"]["value"] == 0.5
+    assert found["unread"] == 2 * 5 * 4 and found["pair_accuracy"]["value"] == 0.5
