@@ -4,9 +4,7 @@ A model reads a conversation and a question with options. Two readings: its lett
 over all rotations of the options; and, of local weights, the log-probability of each option as the reply, a token, less that
 without the conversation. Beside every accuracy: chance, the same items without their conversation, with another item's, and
 the longest option (stages/evaluation/external.py).
-
-The arms are those of params.yaml that differ in weights or model; the benchmark has its own prompts. What local weights
-made of the items is kept in .cache, so that an arm that is as it was costs nothing.
+The arms are those of params.yaml that differ in weights or model. What local weights made of the items is kept in .cache.
 
 Run: python -m stages.external --benchmark prefeval --folder DIR --weights models/base --items OUT.jsonl --metrics OUT.json
 With --weights no params.yaml is read; of several folders of weights the first is the base.
@@ -28,7 +26,7 @@ from stages.core.prompts import Message
 from stages.dialogue.binding import bound
 from stages.dialogue.settings import Arm
 from stages.evaluation import personamem, prefeval
-from stages.evaluation.items import ASK, SYSTEM, Item
+from stages.evaluation.items import ASK, CONTEXTS, Item
 from stages.evaluation.settings import External
 from stages.judging import choice
 from stages.llm.backend import PaidCalls
@@ -49,23 +47,16 @@ class Params(params.Section):
 
 
 def read(benchmark: str, folder: Path, p: External) -> list[Item]:
-    """The items of a benchmark that are drawn. Raises UserError for none."""
+    """The items of a benchmark that are drawn; a question without a choice is left out. Raises UserError for none."""
     from stages.evaluation.external import drawn
 
     items = {"prefeval": prefeval.read, "personamem": personamem.read}[benchmark](folder, p.forms, p.fillers)
     if not items:
         raise UserError(f"external.forms: {', '.join(p.forms)}: none of them is a form of {benchmark}")
-    return drawn(items, p.limit, p.seed)
-
-
-def contexts(items: Sequence[Item]) -> list[Contexts]:
-    """Of each item what it is read after."""
-    from stages.evaluation.external import others
-
-    return [
-        {"conversation": [*SYSTEM, *item.history], "none": SYSTEM, "other": [*SYSTEM, *other.history]}
-        for item, other in zip(items, others(items), strict=True)
-    ]
+    chosen = [item for item in items if len(item.options) > 1]
+    if left := len(items) - len(chosen):
+        print(f"external: {folder}: {left} items with a single option are left out")
+    return drawn(chosen, p.limit, p.seed)
 
 
 class Reader:
@@ -76,40 +67,45 @@ class Reader:
 
         self.choices = choices
         self.model, self.tokenizer = choices.load(folder)
+        self.alone: dict[str, tuple[list[float], list[float]]] = {}
         self.room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def fits(self, item: Item, before: Contexts) -> bool:
-        """Whether the conversation, the question and the options are within what the model can read."""
-        _, last = next(choice.rotations(ASK, item.question, list(item.options)))
+        """Whether conversation, question and options are within what the model can read."""
+        _, last = next(choice.rotations(ASK, item.question, item.options))
         asked = [self.choices.tokens(self.tokenizer, [*head, last], item.options) for head in before.values()]
         return self.room is None or all(len(chat) + max(map(len, said)) <= self.room for chat, said in asked)
 
-    def letters(self, item: Item, head: list[Message]) -> list[float]:
-        """log p of each option's letter, the mean over the rotations."""
-        turns = list(choice.rotations(ASK, item.question, list(item.options)))
-        found = self.choices.letters(self.model, self.tokenizer, [[*head, last] for _, last in turns], len(turns))
-        places = range(len(turns))
-        return [sum(float(found[r][turns[r][0].index(j)]) for r in places) / len(turns) for j in places]
+    def after(self, item: Item, head: list[Message]) -> tuple[list[float], list[float]]:
+        """log p of each option, by its letter, and as the reply."""
+        turns = [(order, [*head, last]) for order, last in choice.rotations(ASK, item.question, item.options)]
+        chat = [*head, {"role": "user", "content": item.question}]
+        sums = self.choices.matrix(self.model, self.tokenizer, [chat], item.options)[0]
+        return self.choices.letters(self.model, self.tokenizer, turns).tolist(), sums.tolist()
 
     def scores(self, item: Item, before: Contexts) -> Scores:
-        """Both readings."""
+        """Both readings; what all forms of an item have in common is computed once."""
         from stages.evaluation.external import likelihood
 
-        last = {"role": "user", "content": item.question}
-        sums = self.choices.matrix(self.model, self.tokenizer, [[*head, last] for head in before.values()], item.options)
-        said = self.choices.tokens(self.tokenizer, [last], item.options)[1]
+        if item.id not in self.alone:
+            self.alone[item.id] = self.after(item, before["none"])
+        found = {name: self.alone[item.id] if name == "none" else self.after(item, head) for name, head in before.items()}
+        tokens = self.choices.tokens(self.tokenizer, [{"role": "user", "content": item.question}], item.options)[1]
+        sums = {name: sums for name, (_, sums) in found.items()}
         return {
-            "letters": {name: self.letters(item, head) for name, head in before.items()},
-            "likelihood": likelihood(dict(zip(before, sums.tolist(), strict=True)), [len(ids) for ids in said]),
+            "letters": {name: letters for name, (letters, _) in found.items()},
+            "likelihood": likelihood(sums, [len(ids) for ids in tokens]),
         }
 
 
 def local(folder: Path, name: str, items: Sequence[Item]) -> list[Scores | None]:
     """Scores of each item from the weights in `folder`, None for one that they cannot read as a whole."""
+    from stages.evaluation.external import contexts
+
     before = contexts(items)
     files = sorted(path for path in folder.glob("*") if path.suffix in (".safetensors", ".json", ".jinja"))
     asked = [[head, item.question, item.options] for item, head in zip(items, before, strict=True)]
-    kept = root() / "external" / f"{digest(of_files(files), asked)}.json"
+    kept = root() / "external" / f"{digest(of_files(files), ASK.parts, asked)}.json"
     if not kept.exists():
         reader, found = Reader(folder), []
         with Progress(f"external: {name}", len(items)) as progress:
@@ -122,22 +118,24 @@ def local(folder: Path, name: str, items: Sequence[Item]) -> list[Scores | None]
 
 async def served(p: Params, model: str, name: str, items: Sequence[Item]) -> tuple[list[Scores | None], dict[str, Any]]:
     """Scores of each item from the letters that an API model answers with; the counts of its calls."""
+    from stages.evaluation import external
+
     role = Role(name="external", model=model, temp=1.0 if p.external.samples > 1 else 0.0, top_p=1.0, penalty=0.0, tokens=8,
                 stop=("\n",), accept=("ok", "truncated"), logprobs=20)  # fmt: skip
     async with Client(PaidCalls("external", p.llm, {}), 0) as client:
         jobs = [
             partial(choice.chosen, client, role, ASK, p.external.seed, p.external.samples,
-                    (item.id, item.form, str(item.fillers), context), head, item.question, list(item.options))
-            for item, before in zip(items, contexts(items), strict=True)
+                    external.seeds(item, context), head, item.question, item.options)
+            for item, before in zip(items, external.contexts(items), strict=True)
             for context, head in before.items()
         ]  # fmt: skip
         with Progress(f"external: {name}", len(jobs), client.ledger.numbers) as progress:
             rows = iter(await client.in_parallel(jobs, progress))
         unread, found = 0, list[Scores | None]()
         for _ in items:
-            three = [next(rows) for _ in ("conversation", "none", "other")]
-            unread += sum(n for _, n in three)
-            found.append({"letters": dict(zip(("conversation", "none", "other"), (row for row, _ in three), strict=True))})
+            three = {name: next(rows) for name in CONTEXTS}
+            unread += sum(n for _, n in three.values())
+            found.append({"letters": {name: row for name, (row, _) in three.items()}})
         return found, {"calls": client.ledger.metrics(), "unread": unread, "identity": client.servers.identity(model)}
 
 
@@ -194,7 +192,10 @@ def main() -> None:
     write_jsonl(a.items, rows)
     write_json(a.metrics, {"benchmark": a.benchmark, "base": names[0][0], "arms": about, "results": result})
     fit = ", ".join(f"{name} {arm['fit']}" for name, arm in about.items())
-    print(f"external: {a.benchmark}: {len(items)} items in all forms; within the model's context: {fit}")
+    print(
+        f"external: {a.benchmark}: {len({item.id for item in items})} items, {len(items)} with their forms; "
+        f"within the model's context: {fit}"
+    )
     print(external.table(result))
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from stages.core.cli import UserError
 from stages.core.files import Record, seed_of
+from stages.core.prompts import Message
 from stages.core.statistics import interval, resampled_means, rounded, sign_flip
 from stages.core.tables import Column, number, text
 from stages.core.tables import interval as ci
 from stages.core.tables import rows as rows_of
-from stages.evaluation.items import Item
+from stages.evaluation.items import CONTEXTS, SYSTEM, Item
 
 TWINS = ("none", "other", "longest")  # without the conversation, with another item's, the longest option
 TIE = 1e-9  # part of the greatest score below which two are equal
@@ -58,6 +59,18 @@ def others(items: Sequence[Item]) -> list[Item]:
                 )
             found[at] = items[partner]
     return [found[n] for n in range(len(items))]
+
+
+def contexts(items: Sequence[Item]) -> list[dict[str, list[Message]]]:
+    """Of each item the messages before its question, by CONTEXTS."""
+    pairs = zip(items, others(items), strict=True)
+    histories = ((item.history, list[Message](), other.history) for item, other in pairs)
+    return [{name: [*SYSTEM, *history] for name, history in zip(CONTEXTS, of, strict=True)} for of in histories]
+
+
+def seeds(item: Item, context: str) -> tuple[str, ...]:
+    """What seeds the draws for an item: without its conversation it is the same in all forms."""
+    return (item.id, context) if context == "none" else (item.id, context, item.form, str(item.fillers))
 
 
 def right(scores: Sequence[float]) -> float:

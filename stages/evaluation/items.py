@@ -16,6 +16,7 @@ SYSTEM: list[Message] = [{"role": "system", "content": "You are a helpful assist
 ASK = Prompt(
     Path(__file__), (("ask", "{message}\n\n{replies}\n\nWhich option suits me best? Answer with its letter alone."),)
 )
+CONTEXTS = ("conversation", "none", "other")  # what an item is read after: its own, no, another item's conversation
 
 
 @dataclass(frozen=True)

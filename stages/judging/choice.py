@@ -6,7 +6,7 @@ Every reply stands once at every letter (rotations), so a liking for a letter ca
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from string import ascii_uppercase
 from typing import Any
@@ -42,7 +42,7 @@ def told(reply: Record, chosen: int, number: int) -> list[float] | None:
     return None
 
 
-def rotations(prompt: Prompt, message: str, replies: list[str]) -> Iterator[tuple[list[int], Message]]:
+def rotations(prompt: Prompt, message: str, replies: Sequence[str]) -> Iterator[tuple[list[int], Message]]:
     """(replies in the order of their letters, the message that asks for one) with every reply once at every letter."""
     number = len(replies)
     for shift in range(number):
@@ -60,7 +60,7 @@ async def chosen(
     where: tuple[str, ...],
     history: list[Message],
     message: str,
-    replies: list[str],
+    replies: Sequence[str],
 ) -> tuple[list[float], int]:
     """(a row of L, answers that could not be read), for a user with `history`.
 

@@ -70,15 +70,16 @@ def sums(model: Any, context: list[int], replies: Sequence[list[int]]) -> list[f
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator, unused-ignore]
-def letters(model: Any, tokenizer: Any, chats: Sequence[list[Message]], number: int) -> Array:
-    """log p of the first `number` letters among each other as the reply to each chat, [chats, number], in nats.
+def letters(model: Any, tokenizer: Any, turns: Sequence[tuple[list[int], list[Message]]]) -> Array:
+    """log p of each option by its letter, among the letters of all, in nats: the mean over `turns`.
 
-    What the chats begin with is computed once.
-
+    Args:
+        turns: (the options in the order of their letters, the chat that asks for a letter). What the chats begin with is
+            computed once.
     Raises:
         UserError: see `tokens`; a value that is not finite.
     """
-    asked = [tokens(tokenizer, chat, ascii_uppercase[:number]) for chat in chats]
+    asked = [tokens(tokenizer, chat, ascii_uppercase[: len(order)]) for order, chat in turns]
     replies = asked[0][1]
     opening = common(replies)  # a space of its own, in some tokenizers
     rows = [before + replies[0][:opening] for before, _ in asked]
@@ -88,7 +89,9 @@ def letters(model: Any, tokenizer: Any, chats: Sequence[list[Message]], number: 
     # each row gets a token more, which is not read: the state before it predicts the letter
     found = states(model, context, [[*row, row[-1]] for row in rows])
     last = torch.stack([found[n, len(row)] for n, row in enumerate(rows)])
-    return finite(model.get_output_embeddings()(last)[:, choices].float().log_softmax(1).double().cpu().numpy(), tokenizer)
+    logs = model.get_output_embeddings()(last)[:, choices].float().log_softmax(1).double().cpu().numpy()
+    by_option = [log[np.argsort(order)] for log, (order, _) in zip(logs, turns, strict=True)]
+    return finite(np.mean(by_option, axis=0), tokenizer)
 
 
 def common(rows: Sequence[list[int]]) -> int:
