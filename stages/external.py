@@ -157,10 +157,8 @@ def arguments() -> ArgumentParser:
     made = parser(__doc__, ["folder"], ["items", "metrics"])
     made.add_argument("--benchmark", required=True, choices=["prefeval", "personamem"])
     weights = made.add_mutually_exclusive_group(required=True)
-    weights.add_argument(
-        "--weights", type=Path, nargs="+", metavar="PATH", help="read, without params.yaml; the first is base"
-    )
-    weights.add_argument("--models", type=Path, metavar="PATH", help="folder of the arms' weights; params.yaml is read")
+    weights.add_argument("--weights", type=Path, nargs="+", metavar="PATH", help="without params.yaml; the first is base")
+    weights.add_argument("--models", type=Path, metavar="PATH", help="of the arms; params.yaml is read")
     for name, what in (("forms", str), ("fillers", int)):
         made.add_argument(f"--{name}", type=what, nargs="+", help=f"as external.{name}, with --weights")
     made.add_argument("--limit", type=int, help="items drawn, with --weights; all without")
@@ -192,10 +190,8 @@ def main() -> None:
     write_jsonl(a.items, rows)
     write_json(a.metrics, {"benchmark": a.benchmark, "base": names[0][0], "arms": about, "results": result})
     fit = ", ".join(f"{name} {arm['fit']}" for name, arm in about.items())
-    print(
-        f"external: {a.benchmark}: {len({item.id for item in items})} items, {len(items)} with their forms; "
-        f"within the model's context: {fit}"
-    )
+    questions = len({item.id for item in items})
+    print(f"external: {a.benchmark}: {questions} items, {len(items)} with their forms; a model can read: {fit}")
     print(external.table(result))
 
 

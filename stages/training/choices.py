@@ -77,11 +77,13 @@ def letters(model: Any, tokenizer: Any, turns: Sequence[tuple[list[int], list[Me
         turns: (the options in the order of their letters, the chat that asks for a letter). What the chats begin with is
             computed once.
     Raises:
-        UserError: see `tokens`; a value that is not finite.
+        UserError: see `tokens`; two letters begin with one token; a value is not finite.
     """
     asked = [tokens(tokenizer, chat, ascii_uppercase[: len(order)]) for order, chat in turns]
     replies = asked[0][1]
     opening = common(replies)  # a space of its own, in some tokenizers
+    if len({reply[opening] for reply in replies}) < len(replies):
+        raise UserError(f"{tokenizer.name_or_path}: the tokenizer does not write each letter as a token of its own")
     rows = [before + replies[0][:opening] for before, _ in asked]
     shared = min(common(rows), min(map(len, rows)) - 1)
     context, rows = rows[0][:shared], [row[shared:] for row in rows]

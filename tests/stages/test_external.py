@@ -27,45 +27,48 @@ def alone(project, benchmark, *more, check=True):
     return done if not check else (json.loads((project.folder / "m.json").read_text()), done.stdout)
 
 
+@pytest.mark.slow
 def test_alone_it_needs_no_params_and_the_first_weights_are_base(weights):
     for name in ("params.yaml", "dvc.yaml"):
         (weights.folder / name).rename(weights.folder / f"{name}.away")
     try:
         found, said = alone(
-            weights, "prefeval", "--weights", "models/base", "models/dpo", "--fillers", "0", "1", "--limit", "4"
+            weights, "prefeval", "--weights", "models/base", "models/dpo", "--fillers", "0", "1", "--limit", "2"
         )
     finally:
         for name in ("params.yaml", "dvc.yaml"):
             (weights.folder / f"{name}.away").rename(weights.folder / name)
     forms = {f"{form}/{n}" for form in ("choice-based", "persona-driven") for n in (0, 1)}
-    assert found["base"] == "base" and found["arms"]["dpo"] == {"fit": 16, "of": 16}
+    assert found["base"] == "base" and found["arms"]["dpo"] == {"fit": 8, "of": 8}
     for arm in ("base", "dpo"):
         assert set(found["results"][arm]) == {"letters", "likelihood"}
         for cells in found["results"][arm].values():
-            assert set(cells) == forms and all(c["items"] == 4 and c["chance"] == 0.25 for c in cells.values())
+            assert set(cells) == forms and all(c["items"] == 2 and c["chance"] == 0.25 for c in cells.values())
             assert all(("vs_base" in c) == (arm == "dpo") and len(c["accuracy"]["ci"]) == 2 for c in cells.values())
     rows = weights.rows("i.jsonl")
-    assert len(rows) == 2 * 2 * 16
+    assert len(rows) == 2 * 2 * 8
     for row in rows:
         best = max(row["log_probs"]["conversation"])
         assert row["log_probs"]["conversation"]["ABCD".index(row["letter"])] == best
         assert row["right"] in (0.0, 1.0) and row["log_probs"]["conversation"] != row["log_probs"]["other"]
-    assert "no conversation" in said and "longest" in said and "4 items, 16 with their forms" in said
+    assert "no conversation" in said and "longest" in said and "2 items, 8 with their forms" in said
 
 
+@pytest.mark.slow
 def test_what_weights_made_of_the_items_is_kept(weights, monkeypatch):
     first = alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")
     monkeypatch.setattr("stages.training.choices.load", lambda folder: pytest.fail("was read again"))
     assert alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")[0] == first[0]
 
 
+@pytest.mark.slow
 def test_items_that_a_model_cannot_read_are_counted_and_left_out(weights):
     folder = tiny.save(weights.folder / "models/short")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 320}))
     found, said = alone(weights, "personamem", "--weights", "models/short", "--forms", "snippet", "128k")
     assert found["arms"]["short"] == {"fit": 4, "of": 8} and set(found["results"]["short"]["letters"]) == {"snippet/0"}
-    assert "4 items, 8 with their forms; within the model's context: short 4" in said
+    assert "4 items, 8 with their forms; a model can read: short 4" in said
 
 
 def test_forms_of_the_other_benchmark_and_unknown_ones_are_named(weights):
@@ -84,6 +87,7 @@ def knows(body):
     return next((letter for letter, option in lines.items() if liked in option), "A")
 
 
+@pytest.mark.slow
 def test_arms_of_params_and_a_model_behind_an_api_by_letters(project, server):
     server.reply = knows
     foreign.prefeval(project.folder / "prefeval")
