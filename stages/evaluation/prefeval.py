@@ -56,6 +56,11 @@ def aligned(root: Path, topic: str, forms: Sequence[str]) -> list[dict[str, dict
     return [dict(zip(files, rows, strict=True)) for rows in zip(*files.values(), strict=True)]
 
 
+def plain(text: str) -> str:
+    """A text without case and spacing, by which two are one."""
+    return " ".join(text.casefold().split())
+
+
 def read(folder: Path, forms: Sequence[str], fillers: Sequence[int]) -> list[Item]:
     """All items in each of `forms` that is PrefEval's, with each number of `fillers`.
 
@@ -75,7 +80,7 @@ def read(folder: Path, forms: Sequence[str], fillers: Sequence[int]) -> list[Ite
         for n, row in enumerate(aligned(root, topic, forms)):
             with lacks(f"{root}: {topic}, row {n}"):
                 wordings = {row[name]["preference"] for name in ("mcq", "explicit") if name in row}
-                keys = {f"preference: {text}" for text in wordings} | {f"question: {row['mcq']['question']}"}
+                keys = {f"preference: {plain(text)}" for text in wordings} | {f"question: {plain(row['mcq']['question'])}"}
                 options = tuple(row["mcq"]["classification_task_options"])
                 for form in forms:
                     talk = history(row[form].get("conversation", row[form]))
