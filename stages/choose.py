@@ -28,6 +28,8 @@ from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import Llm, Role
 
+Question = tuple[str, Record, list[list[Message]]]  # name of the reading, group, what each user's replies are chosen after
+
 
 class Params(params.Section):
     """What this stage reads."""
@@ -69,8 +71,20 @@ def readings(a: Namespace, groups: list[Record], exchanges: bool) -> Iterator[tu
         yield from ((name, prompt, name) for name in curve(groups))
 
 
-def local(a: Namespace, folder: Path, asked: list[tuple[str, Record, list[list[Message]]]]) -> list[Any]:
-    """L of each group and reading from the weights in `folder`."""
+def questions(p: Params, a: Namespace) -> list[Question]:
+    """What is asked, reading by reading."""
+    from stages.evaluation import crossed
+
+    groups = crossed.most(crossed.read(a.groups), p.choose.most)
+    return [
+        (name, group, contexts(group, prompt, reading))
+        for name, prompt, reading in readings(a, groups, p.choose.exchanges)
+        for group in groups
+    ]
+
+
+def local(a: Namespace, folder: Path, asked: list[Question]) -> list[Any]:
+    """L of each question from the weights in `folder`."""
     from stages.training.choices import load, matrix
 
     model, tokenizer = load(folder)
@@ -82,20 +96,21 @@ def local(a: Namespace, folder: Path, asked: list[tuple[str, Record, list[list[M
     return found
 
 
-async def served(
-    p: Params, a: Namespace, model: str, asked: list[tuple[str, Record, list[list[Message]]]]
-) -> tuple[list[Any], dict[str, Any]]:
-    """L of each group and reading from the letters that an API model answers with; the counts of its calls."""
+def by_letters(client: Client, p: Params, a: Namespace, model: str, asked: list[Question]) -> list[partial[Any]]:
+    """One job for each question, for a model behind an API."""
+    temp = 1.0 if p.choose.samples > 1 else 0.0
+    role = Role(name="choose", model=model, temp=temp, top_p=1.0, penalty=0.0, tokens=8, stop=("\n",),
+                accept=("ok", "truncated"), logprobs=20)  # fmt: skip
+    prompt, c = prompts.load(a.choice_prompt), p.choose
+    return [partial(choice.matrix, client, role, prompt, c.seed, c.samples, group, before) for _, group, before in asked]
+
+
+async def served(p: Params, a: Namespace, model: str, asked: list[Question]) -> tuple[list[Any], dict[str, Any]]:
+    """L of each question from the letters that an API model answers with; the counts of its calls."""
     import numpy as np
 
-    role = Role(name="choose", model=model, temp=1.0 if p.choose.samples > 1 else 0.0, top_p=1.0, penalty=0.0, tokens=8,
-                stop=("\n",), accept=("ok", "truncated"), logprobs=20)  # fmt: skip
-    prompt = prompts.load(a.choice_prompt)
     async with Client(PaidCalls("choose", p.llm, {}), 0) as client:
-        jobs = [
-            partial(choice.matrix, client, role, prompt, p.choose.seed, p.choose.samples, group, before)
-            for _, group, before in asked
-        ]
+        jobs = by_letters(client, p, a, model, asked)
         with Progress(f"choose: {a.choices.stem}", len(jobs), client.ledger.numbers) as progress:
             rows = await client.in_parallel(jobs, progress)
         counts = {"calls": client.ledger.metrics(), "unread": sum(row["unread"] for row in rows)}
@@ -113,13 +128,9 @@ def measured(p: Params, a: Namespace) -> tuple[list[Record], dict[str, Any]]:
     """Rows and metrics of an arm, or of weights alone."""
     from stages.evaluation import crossed
 
-    groups = crossed.most(crossed.read(a.groups), p.choose.most)
+    asked = questions(p, a)
+    groups = [group for name, group, _ in asked if name == "history"]
     model, folder = bound(a.model, a.weights, a.weights)
-    asked = [
-        (name, group, contexts(group, prompt, reading))
-        for name, prompt, reading in readings(a, groups, p.choose.exchanges)
-        for group in groups
-    ]
     found, counts = (local(a, folder, asked), {}) if folder else run_async(served(p, a, model, asked))
     scores: dict[str, list[Any]] = {}
     for (name, _, _), matrix in zip(asked, found, strict=True):

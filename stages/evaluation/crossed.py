@@ -206,6 +206,10 @@ def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, se
         entry["p_holm"] = corrected
     rows = next((rows for rows in arms.values() if rows), [])
     words = np.array([[row["overlap"][name] for name in MEASURES] for row in rows])
-    about = {"groups": len(rows), "top1_chance": rounded(np.mean([1 / len(row["users"]) for row in rows]))} if rows else None
+    about = (
+        {"groups": len(rows), "top1_chance": rounded(float(np.mean([1 / len(row["users"]) for row in rows])))}
+        if rows
+        else None
+    )
     overlapping = {"overlap": measured(words, resamples, seed)} if rows else {}
     return {"models": models, "vs_base": vs_base, "about": about and {**about, **overlapping}}

@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from stages import calibrate, converse, filter_personas, judge, roleplay, seed_personas
+from stages import calibrate, choose, converse, filter_personas, judge, roleplay, seed_personas
 from stages.core import params, prompts
 from stages.core.aio import run_async
 from stages.core.cli import parser, run
@@ -52,7 +52,7 @@ from stages.tools import check, preset
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
 STAND_IN = "Stands in for x"  # how a reply begins that is not stored
-NUMBER = ("judge", "verifier")  # roles whose reply must be read as a number
+READ = {"judge": "1", "verifier": "1", "choose": "A"}  # replies that must be read as a number or a letter, by role
 
 
 class Unknown(Exception):
@@ -137,10 +137,10 @@ class PlannedCalls:
         """A reply as long as expected; no two are alike but for numbers."""
         tokens, _, logprobs = self._means(request.role)
         words = int(tokens) - len(STAND_IN.split())
-        text = "1" if request.role.name in NUMBER else f"{STAND_IN}{request.key[:12]}" + " word" * words
+        text = READ.get(request.role.name) or f"{STAND_IN}{request.key[:12]}" + " word" * words
         reply: Reply = {"text": text, "finish": "stop"}
         if request.role.logprobs and logprobs:
-            reply["logprobs"] = [["1", [["1", 0.0]]]]
+            reply["logprobs"] = [[text, [[text, 0.0]]]]
         return reply
 
     def add(self, role: Role, messages: list[Message], calls: int = 1) -> None:
@@ -286,6 +286,18 @@ class Walk:
                 progress.step()
         return talks
 
+    async def choose(self, name: str) -> None:
+        """choose of one arm; weights ask nobody."""
+        p, given = self.line.load("choose", choose.Params), self.line.stages[name].arguments
+        a = choose.arguments().parse_args([word for key, value in given.items() for word in (f"--{key}", value)])
+        if ":" not in a.model or choose.skipped(a):
+            return
+        calls = PlannedCalls(name, p.llm, {}, self.replies)
+        self.needs[name] = calls.needs
+        async with Client(calls, 0) as client:
+            for job in choose.by_letters(client, p, a, a.model, choose.questions(p, a)):
+                await job()
+
     async def judged(self, name: str, schema: type[calibrate.Params | judge.Params], jobs: Callable[..., Any]) -> None:
         """calibrate, or judge of one arm. `jobs`: what is asked, of a client, section judge and a prompt."""
         p = self.line.load(name.partition("@")[0], schema)
@@ -310,6 +322,8 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
             await walk.judged(name, calibrate.Params, partial(calibration.asked, items=items))
         for name in line.stale("converse"):
             talks[name] = await walk.converse(name, cases, progress)
+    for name in line.stale("choose"):
+        await walk.choose(name)
     for name in line.stale("judge"):
         made = talks.get(name.replace("judge", "converse"))
         of = read_jsonl(line.path(name, "conversations")) if made is None else made

@@ -75,7 +75,9 @@ def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server
     """Every arm, every judge and the calibration, stage by stage; all models are served."""
     for arm in planned.params.arms.values():
         arm.model = f"scripted:{arm.weights}"
-    planned.set(judge__models=["scripted:a", "scripted:b"], judge__samples=2, judge__temp=0.5, converse__similar=1)
+    planned.set(
+        judge__models=["scripted:a", "scripted:b"], judge__samples=2, judge__temp=0.5, converse__similar=1, choose__most=2
+    )
     scripted = server.reply
 
     def reply(body):
@@ -104,10 +106,13 @@ def test_the_plan_of_an_evaluation_is_exactly_what_is_then_asked(planned, server
         without.delattr(encoder.Encoder, "__call__")
         needs = planned_needs(Line)
     looked = 0
-    for stage in ("calibrate", *(f"{kind}@{arm}" for kind in ("converse", "judge") for arm in planned.params.arms)):
+    for stage in (
+        "calibrate",
+        *(f"{kind}@{arm}" for kind in ("converse", "choose", "judge") for arm in planned.params.arms),
+    ):
         before = len(server.requests)
         planned.run(*stage.split("@"))
-        assert len(server.requests) - before == sum(need.calls for need in needs[stage].values()), stage
+        assert len(server.requests) - before == sum(need.calls for need in needs.get(stage, {}).values()), stage
         looked += len(server.requests) - before
     assert looked > 250
 
