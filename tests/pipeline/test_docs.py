@@ -28,6 +28,14 @@ from stages.core import params
 from stages.tools import check, preset
 
 NOT_RUN = {
+    "want data of others: tests/stages/test_external.py makes up some": (
+        "git clone --depth 1 https://github.com/amazon-science/PrefEval data/benchmarks/prefeval",
+        'hf download bowen-upenn/PersonaMem-v2 --repo-type dataset --include "benchmark/text/*" "data/chat_history_32k/*" '
+        "--local-dir data/benchmarks/personamem",
+        "dvc exp run -S +external.folders.prefeval=data/benchmarks/prefeval external@prefeval",
+        "python -m stages.external --benchmark prefeval --folder data/benchmarks/prefeval --weights models/base models/dpo "
+        "--limit 100 --items items.jsonl --metrics metrics.json",
+    ),
     "is the whole pipeline or all tests: test_end_to_end.py, .ci/run": (
         "make repro",
         "make test",
@@ -242,7 +250,7 @@ def test_paths_that_are_named_exist(page):
     made = {"results/browse.html", "results/report.html", "results/report.md", "models/dpo/model.gguf", "data/.gitignore"}
     folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"
     for path in re.findall(rf"(?<![\w/.@-])(?:{folders})/[\w./-]*\w(?![\w*{{@])", section(page)):
-        own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz", path)
+        own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz|data/benchmarks|data/chat_", path)
         assert own or (ROOT / path).exists() or path in spec or path in made, path
 
 
