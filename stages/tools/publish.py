@@ -1,7 +1,7 @@
 """Publish: the trained model, and the trees and pairs it learnt from, as a model and a dataset of the Hugging Face Hub.
 
-Writes both folders under results/publish/ and prints what would be sent, and what is missing for that. With `--push` it sends
-them, if nothing is missing, with the token of HF_TOKEN in the environment. Files are described as dvc.lock records them.
+Writes both folders under results/publish/ and prints what would be sent, and what is missing for that. With `--push` it
+sends them, if nothing is missing, with the token of HF_TOKEN in the environment. The cards tell what dvc.lock records.
 
 Run: make publish REPO=owner/name [PUSH=1] (or python -m stages.tools.publish owner/name [--push])
 """
@@ -22,6 +22,7 @@ from stages.tools.blocks import cell
 from stages.weights.card import PAPER, about
 
 FOLDER = Path("results/publish")
+GROWN = Path("data/trees.jsonl")
 MODEL, BASE = Path("models/dpo"), Path("models/base")
 QUALITY = {"roleplay": Path("results/roleplay.json"), "extract_pairs": Path("results/extract_pairs.json")}
 CARD = Path(__file__).with_name("dataset_card.md.j2")
@@ -41,10 +42,16 @@ class Run:
         return dict(self.stages[stage]["params"]["params.yaml"])
 
     @property
+    def sources(self) -> dict[str, str]:
+        """MD5 by path of the files, or folders of files, that the pairs were extracted from."""
+        deps = self.stages["extract_pairs"]["deps"]
+        return {d["path"]: d["md5"] for d in deps if not d["path"].startswith(("stages", "prompts"))}
+
+    @property
     def trees(self) -> list[Path]:
-        """Files, or folders of files, that the pairs were extracted from."""
-        deps = (d["path"] for d in self.stages["extract_pairs"]["deps"])
-        return [Path(d) for d in deps if not d.startswith(("stages", "prompts"))]
+        """Files of the trees."""
+        paths = map(Path, self.sources)
+        return [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
 
     @property
     def pairs(self) -> dict[str, Path]:
@@ -55,9 +62,8 @@ class Run:
     @property
     def writers(self) -> dict[str, str]:
         """The model of each role that wrote a text of the data; trees of one's own by their path."""
-        grown = [str(t) for t in self.trees if str(t) == "data/trees.jsonl"]
-        own = {str(t): "not grown by this run" for t in self.trees if str(t) not in grown}
-        if not grown:
+        own = {str(t): "not grown by this run" for t in self.trees if t != GROWN}
+        if GROWN not in self.trees:
             return own
         role_play = self.params("roleplay")
         roles = {k.removesuffix("_model"): v for k, v in role_play["roles"].items() if k.endswith("_model")}
@@ -90,7 +96,7 @@ def write_model(repo: str, licence: str | None, revision: str) -> Path:
     shutil.copytree(MODEL, folder, copy_function=lambda source, target: Path(target).symlink_to(Path(source).resolve()))
     (folder / "README.md").unlink(missing_ok=True)
     card = ModelCard(read_text(MODEL / "README.md"))
-    card.data.license, card.data.datasets = licence, [repo]
+    card.data.update(license=licence, datasets=[repo])
     (folder / "README.md").write_text(f"{str(card).rstrip()} That of this folder is `{revision}`.\n", encoding="utf-8")
     return folder
 
@@ -108,9 +114,8 @@ def write_split(rows: list[Record], path: Path) -> Record:
 def write_data(repo: str, run: Run, licence: str | None, revision: str) -> Path:
     """The dataset: configurations `pairs` (the default) and `trees`, and a card. Returns the folder."""
     folder = FOLDER / "dataset"
-    files = [f for t in run.trees for f in (sorted(t.glob("*.jsonl")) if t.is_dir() else [t])]
     parts = {f"pairs/{split}": read_jsonl(path) for split, path in run.pairs.items()}
-    parts["trees/train"] = [tree for file in files for tree in read_jsonl(file)]
+    parts["trees/train"] = [tree for file in run.trees for tree in read_jsonl(file)]
     splits = [write_split(rows, folder / f"{name}.parquet") for name, rows in parts.items() if rows]
     (folder / "README.md").write_text(data_card(repo, run, splits, licence, revision), encoding="utf-8")
     return folder
@@ -149,7 +154,7 @@ def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, re
         base=run.params("dpo")["base_model.source"],
         quality=[leaf for stage in stages for leaf in _figures(stage)],
         settings=[(k, "none" if v in ("", None) else v) for s in stages for k, v in params.flat(run.params(s))],
-        inputs=[(d["path"], d["md5"]) for d in run.stages["extract_pairs"]["deps"] if Path(d["path"]) in run.trees],
+        inputs=run.sources.items(),
         revision=revision,
     )
 
