@@ -172,8 +172,8 @@ def table(result: Mapping[str, Any]) -> str:
     """The measures for a terminal."""
     shown = "shown" if result["persona"] else "not shown"
     return "\n\n".join([
-        f"Survey {result['survey']}, persona {shown}. No difference counts half, so 0.5 is no preference. The machine agrees\n"
-        f"where it chooses as most raters do, 0.5 by chance. The {CI} is by bootstrap over profiles, not over raters.",
+        f"Survey {result['survey']}, persona {shown}. No difference counts half, so 0.5 is no preference. The machine\n"
+        f"agrees where it chooses as most raters do, 0.5 by chance. {CI}: by bootstrap over profiles, not over raters.",
         tables.text(tables.rows(COMPARISONS, result["comparisons"])),
         tables.text(tables.rows(RATERS, result["raters"])),
     ])  # fmt: skip

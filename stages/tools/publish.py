@@ -96,7 +96,7 @@ def write_model(repo: str, licence: str | None, revision: str) -> Path:
     shutil.copytree(MODEL, folder, copy_function=lambda source, target: Path(target).symlink_to(Path(source).resolve()))
     (folder / "README.md").unlink(missing_ok=True)
     card = ModelCard(read_text(MODEL / "README.md"))
-    card.data.update(license=licence, datasets=[repo])
+    card.data["license"], card.data["datasets"] = licence, [repo]
     (folder / "README.md").write_text(f"{str(card).rstrip()} That of this folder is `{revision}`.\n", encoding="utf-8")
     return folder
 

@@ -1,6 +1,6 @@
 """Recompute: the table of `eval` from somebody else's per-turn scores, or what people answered to a survey, without models.
 
-Of scores it reads one CSV file (by its ending, comma-separated) or JSONL file with `model`, `case`, `turn` (from 1) and `score`.
+Of scores it reads one CSV (by its ending, comma-separated) or JSONL file with `model`, `case`, `turn` (from 1) and `score`.
 Optional: `profile` (cases that share one are not independent; without it every case stands for itself), `judge`, and
 `persona`: `right`, or `wrong` where the reply was judged against another persona. In JSONL null, in CSV an empty score (also
 null, none, nan, NA) is a reply that could not be scored. The models called `base` and `oracle` are what the others are
@@ -38,12 +38,8 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("files", type=Path, nargs="+", help="read: scores (.csv, or else JSON Lines), or answers (.json)")
     p.add_argument("--scale", default="1-5", metavar="LOW-HIGH", help="lowest and highest score (1-5)")
-    p.add_argument(
-        "--key", type=Path, default=Path("results/survey/key.json"), metavar="PATH", help="read: the survey's key"
-    )
-    p.add_argument(
-        "--result", type=Path, metavar="PATH", help="written: what eval writes of the scores, or the answers' measures"
-    )
+    p.add_argument("--key", type=Path, default=Path("results/survey/key.json"), metavar="PATH", help="read: of the survey")
+    p.add_argument("--result", type=Path, metavar="PATH", help="written: the measures (of scores as eval writes them)")
     p.add_argument("--cases", type=Path, metavar="PATH", help="written: every case of the scores")
     a = p.parse_args()
     settings = params.load("eval", Params).eval
@@ -51,7 +47,7 @@ def main() -> None:
         result = people.result(*people.read(a.key, a.files), settings)
         shown = people.table(result)
     elif len(a.files) > 1:
-        raise UserError(f"{a.files[1]}: one file of scores at a time; answers to a survey are .json files")
+        raise UserError(f"{a.files[1]}: a second file; give one of scores (.csv, .jsonl), or several of answers (.json)")
     else:
         scale = Scale.read(a.scale)
         scores = read_scores(a.files[0], scale)

@@ -1,9 +1,8 @@
 """Survey: one HTML page on which people choose between two replies, blind and without a network.
 
 A pair is two replies to the same conversation: the preferred and another reply of a tree, or the replies of two arms where
-their conversations are still the same. Pairs and sides are drawn by the seed. The page holds neither which reply is which nor
-what the verifier or the judge chose; key.json beside it does, and `python -m stages.tools.recompute` joins it with the
-answers.
+their conversations are still the same. Pairs and sides are drawn by the seed. Which reply is which, and what the verifier or
+the judge chose, is not in the page but in key.json, which `python -m stages.tools.recompute` joins with the answers.
 
 Run: make survey (or python -m stages.tools.survey [--pairs 40] [--trees FILE] [--arms dpo base] [--persona])
 """
@@ -56,7 +55,7 @@ def of_trees(path: Path, language: str) -> Iterator[Pair]:
                 yield Pair(
                     names=("preferred", role),
                     place=f"{path}: {t['id']} {at}",
-                    profile=t.get("profile", t["id"]),
+                    profile=str(t.get("profile", t["id"])),
                     persona=t.get("items", []),
                     history=tree.history(nodes, at),
                     replies=(first["text"], other["text"]),
