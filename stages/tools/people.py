@@ -20,7 +20,7 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class _Read(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, strict=True)
 
 
 class Machine(_Read):
