@@ -104,15 +104,12 @@ def test_page_is_blind_and_texts_stay_texts(data):
 
 
 def test_command(data, project):
-    done = project._run(
-        ["stages.tools.survey", "--trees", f"{data}/trees.jsonl", "--data", str(data), "--arms", "ours", "base", "--pairs", "3"],
-        check=True,
-    )  # fmt: skip
+    words = ["stages.tools.survey", "--trees", f"{data}/trees.jsonl"]
+    done = project._run([*words, "--data", str(data), "--arms", "ours", "base", "--pairs", "3"], check=True)
     assert "2 pairs preferred - rejected" in done.stdout and "1 pairs ours - base" in done.stdout
     people.read(project.folder / "results/survey/key.json", [])
-    words = ["stages.tools.survey", "--trees", f"{data}/trees.jsonl", "--language", "xx"]
     write_jsonl(data / "trees.jsonl", [{**t, "language": "en"} for t in TREES])
-    complains(project._run(words, check=False), "trees.jsonl", "language xx")
+    complains(project._run([*words, "--language", "xx"], check=False), "trees.jsonl", "language xx")
 
 
 # ---- in a browser ----
@@ -136,6 +133,10 @@ def resized(chrome, width, url):
     chrome.get(url)
 
 
+def boxes(chrome):
+    return chrome.execute_script("return [...document.querySelectorAll('.reply')].map(e => e.getBoundingClientRect())")
+
+
 def text(chrome, css):
     return chrome.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", css)
 
@@ -156,9 +157,7 @@ def test_answered_by_keys_left_and_gone_on_with_and_saved(opened):
     first = [box.split("\n", 1)[1].strip() for box in text(chrome, ".reply")]
     assert first == [r.strip() for r in pairs[0]["replies"]] and text(chrome, "#persona li") == pairs[0]["persona"]
     assert len(text(chrome, ".turn")) == len(pairs[0]["history"])
-    left, right = chrome.execute_script(
-        "return [...document.querySelectorAll('.reply')].map(e => e.getBoundingClientRect())"
-    )
+    left, right = boxes(chrome)
     assert left["top"] == right["top"] and left["right"] <= right["left"], "side by side"
     press("1", "3", "2", Keys.BACKSPACE)
     assert text(chrome, "#count") == ["2 of 4"] and text(chrome, ".reply.chosen h2") == ["Reply 2"]
@@ -191,9 +190,7 @@ def test_on_a_phone_everything_fits_the_width_and_is_tapped(opened):
     chrome.get(url)
     chrome.find_element("id", "begin").click()
     for choice in (2, 0, 1):
-        first, second = chrome.execute_script(
-            "return [...document.querySelectorAll('.reply')].map(e => e.getBoundingClientRect())"
-        )
+        first, second = boxes(chrome)
         assert second["top"] > first["bottom"], "one below the other"
         assert chrome.execute_script("return document.documentElement.scrollWidth") <= 360
         button = chrome.find_element("css selector", f"[data-answer='{choice}']")
