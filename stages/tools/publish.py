@@ -8,6 +8,7 @@ Run: make publish REPO=owner/name [PUSH=1] (or python -m stages.tools.publish ow
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,6 @@ from stages.tools.blocks import cell
 from stages.weights.card import PAPER, about
 
 FOLDER = Path("results/publish")
-GROWN = Path("data/trees.jsonl")
-MODEL, BASE = Path("models/dpo"), Path("models/base")
-QUALITY = {"roleplay": Path("results/roleplay.json"), "extract_pairs": Path("results/extract_pairs.json")}
 CARD = Path(__file__).with_name("dataset_card.md.j2")
 
 
@@ -41,6 +39,26 @@ class Run:
         """Parameters that a stage ran with."""
         return dict(self.stages[stage]["params"]["params.yaml"])
 
+    def path(self, stage: str, argument: str) -> Path:
+        """The path that `--argument` of a stage named."""
+        words = shlex.split(self.stages[stage]["cmd"])
+        return Path(words[words.index(f"--{argument}") + 1])
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained model."""
+        return self.path("dpo", "model")
+
+    @property
+    def base(self) -> Path:
+        """Folder of the model that it was trained from."""
+        return self.path("dpo", "base")
+
+    @property
+    def measures(self) -> dict[str, Path]:
+        """Files of measures of the data, by stage."""
+        return {stage: self.path(stage, "metrics") for stage in ("roleplay", "extract_pairs")}
+
     @property
     def sources(self) -> dict[str, str]:
         """MD5 by path of the files, or folders of files, that the pairs were extracted from."""
@@ -56,14 +74,14 @@ class Run:
     @property
     def pairs(self) -> dict[str, Path]:
         """Files that dpo trained on, by split."""
-        dpo = self.params("dpo")["dpo"]
-        return {"train": Path(dpo["train_file"]), "validation": Path(dpo["val_file"])}
+        return {"train": self.path("dpo", "train"), "validation": self.path("dpo", "val")}
 
     @property
     def writers(self) -> dict[str, str]:
         """The model of each role that wrote a text of the data; trees of one's own by their path."""
-        own = {str(t): "not grown by this run" for t in self.trees if t != GROWN}
-        if GROWN not in self.trees:
+        grown = self.path("roleplay", "trees")
+        own = {str(t): "not grown by this run" for t in self.trees if t != grown}
+        if grown not in self.trees:
             return own
         role_play = self.params("roleplay")
         roles = {k.removesuffix("_model"): v for k, v in role_play["roles"].items() if k.endswith("_model")}
@@ -82,20 +100,20 @@ def missing(run: Run, model_licence: str | None, data_licence: str | None) -> It
     if git("status", "--porcelain", "--", "dvc.lock", "params.yaml", "prompts").strip():
         yield "a commit of dvc.lock, params.yaml and prompts, which the cards name: run git commit"
     if not model_licence:
-        yield f"the licence of the model ({BASE} does not name its own): give LICENSE=..., as its makers name it"
+        yield f"the licence of the model ({run.base} does not name its own): give LICENSE=..., as its makers name it"
     if not data_licence:
         others = ", ".join(f"{role} {model}" for role, model in run.writers.items() if model != "embedded")
         yield f"the licence of the data (its texts are of {others or 'a model without a licence'}): give DATA_LICENSE=..."
 
 
-def write_model(repo: str, licence: str | None, revision: str) -> Path:
+def write_model(repo: str, run: Run, licence: str | None, revision: str) -> Path:
     """A folder of links to the model's files, and its card, which also names the dataset. Returns the folder."""
     from huggingface_hub import ModelCard
 
     folder = FOLDER / "model"
-    shutil.copytree(MODEL, folder, copy_function=lambda source, target: Path(target).symlink_to(Path(source).resolve()))
+    shutil.copytree(run.model, folder, copy_function=lambda source, target: Path(target).symlink_to(Path(source).resolve()))
     (folder / "README.md").unlink(missing_ok=True)
-    card = ModelCard(read_text(MODEL / "README.md"))
+    card = ModelCard(read_text(run.model / "README.md"))
     card.data["license"], card.data["datasets"] = licence, [repo]
     (folder / "README.md").write_text(f"{str(card).rstrip()} That of this folder is `{revision}`.\n", encoding="utf-8")
     return folder
@@ -143,7 +161,6 @@ def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, re
         task_categories=["text-generation"],
     )
     page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(read_text(CARD))
-    stages = ("roleplay", "extract_pairs")
     return page.render(
         head=head.to_yaml(),
         repo=repo,
@@ -152,16 +169,16 @@ def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, re
         splits=splits,
         writers=run.writers,
         base=run.params("dpo")["base_model.source"],
-        quality=[leaf for stage in stages for leaf in _figures(stage)],
-        settings=[(k, "none" if v in ("", None) else v) for s in stages for k, v in params.flat(run.params(s))],
+        quality=[leaf for stage, path in run.measures.items() for leaf in _figures(stage, path)],
+        settings=[(k, "none" if v in ("", None) else v) for s in run.measures for k, v in params.flat(run.params(s))],
         inputs=run.sources.items(),
         revision=revision,
     )
 
 
-def _figures(stage: str) -> list[tuple[str, str]]:
+def _figures(stage: str, path: Path) -> list[tuple[str, str]]:
     """(key, value) of a stage's measures, what the calls cost aside."""
-    found: Any = params.load_yaml(str(QUALITY[stage]))
+    found: Any = params.load_yaml(str(path))
     return [(f"{stage}.{key}", cell(value)) for key, value in params.flat(found) if not key.startswith("calls.")]
 
 
@@ -170,12 +187,12 @@ def folders(repo: str, run: Run, model_licence: str | None, data_licence: str | 
     shutil.rmtree(FOLDER, ignore_errors=True)
     revision = git("rev-parse", "HEAD").strip() or "unknown"
     lacking = {
-        "model": [str(p) for p in (MODEL / "README.md",) if not p.exists()],
-        "dataset": [str(p) for p in (*run.pairs.values(), *run.trees, *QUALITY.values()) if not p.exists()],
+        "model": [str(p) for p in (run.model / "README.md",) if not p.exists()],
+        "dataset": [str(p) for p in (*run.pairs.values(), *run.trees, *run.measures.values()) if not p.exists()],
     }
     made = {}
     if not lacking["model"]:
-        made["model"] = write_model(repo, model_licence, revision)
+        made["model"] = write_model(repo, run, model_licence, revision)
     if not lacking["dataset"]:
         made["dataset"] = write_data(repo, run, data_licence, revision)
     return made, [path for paths in lacking.values() for path in paths]
@@ -220,7 +237,7 @@ def main() -> None:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", a.repo):
         raise UserError(f"{a.repo}: not a repository; give REPO=owner/name")
     run = Run()
-    own = about(BASE)[1]
+    own = about(run.base)[1]
     model_licence = a.license or own
     data_licence = a.data_license or (own if set(run.writers.values()) == {"embedded"} else None)
     made, lacking = folders(a.repo, run, model_licence, data_licence)

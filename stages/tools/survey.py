@@ -149,17 +149,18 @@ def main() -> None:
     p.add_argument("--pairs", type=int, default=40, metavar="N", help="asked of everybody (40)")
     p.add_argument("--seed", type=int, default=1, help="of pairs, order and sides (1)")
     p.add_argument("--persona", action="store_true", help="show the persona; without it people infer, as the model has to")
-    p.add_argument("--trees", type=Path, default=Path("data/trees.jsonl"), metavar="FILE", help="read (data/trees.jsonl)")
+    p.add_argument("--trees", type=Path, metavar="FILE", help="read (trees.jsonl of --data)")
     p.add_argument("--language", default="en", help="of the trees that name theirs (en)")
     p.add_argument("--arms", nargs=2, metavar="ARM", help="also compare two arms")
-    p.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="of the arms' conversations (data)")
+    p.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="read (data)")
     p.add_argument("--out", type=Path, default=Path("results/survey"), metavar="FOLDER", help="written (results/survey)")
     a = p.parse_args()
-    found = list(of_trees(a.trees, a.language))
+    trees = a.trees or a.data / "trees.jsonl"
+    found = list(of_trees(trees, a.language))
     found += of_arms(a.data, tuple(a.arms)) if a.arms else []
     pairs = drawn(found, a.pairs, a.seed)
     if not pairs:
-        raise UserError(f"{a.trees}: no pair of two different replies in language {a.language}; give other TREES or ARMS")
+        raise UserError(f"{trees}: no pair of two different replies in language {a.language}; give other TREES or ARMS")
     shown, key = survey(pairs, a.seed, a.persona)
     write_json(a.out / "key.json", key)
     with replacing(a.out / "survey.html") as f:
