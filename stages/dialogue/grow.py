@@ -167,9 +167,9 @@ class Grower:
         if len(noted) == number:
             return noted
         history = transcript.messages(past, node["text"])
-        chat = quotes.messages(self.prompts["inducer"], items, history, noted)
+        chat = quotes.messages(self.prompts["inducer"], items, history)
         parse = partial(quotes.parse, n_items=number, said=transcript.texts(history, "user"))
-        seed, schema = self.seed(node["id"], "inducer"), quotes.schema(number, noted)
+        seed, schema = self.seed(node["id"], "inducer"), quotes.schema(number, noted, node["text"])
         answer = await self.client.ask(self.inducer, chat, seed, parse, schema)
         node["quotes"] = [q for q in answer.value if q["item"] not in noted]
         return sorted({*noted, *(q["item"] for q in node["quotes"])})
