@@ -6,6 +6,7 @@ The items are what a conversation reveals one by one, so what a model could know
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from stages.core.cli import UserError
@@ -64,7 +65,7 @@ class Persona:
     profile: str
     personality: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Stable name, from the texts alone: adding a persona renames no other."""
         return digest(self.profile, self.personality)[:12]
@@ -74,12 +75,12 @@ class Persona:
         """The whole persona in one paragraph."""
         return f"{self.profile} {self.personality}"
 
-    @property
+    @cached_property
     def facts(self) -> int:
         """How many of the items, the first ones, are facts."""
         return len(facts(self.profile))
 
-    @property
+    @cached_property
     def items(self) -> list[str]:
         """All facts, then all traits."""
         return facts(self.profile) + traits(self.personality)

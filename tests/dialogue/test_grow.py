@@ -133,3 +133,47 @@ def test_verdicts_are_read(text, value):
 def test_other_verdicts_are_unreadable(text):
     with pytest.raises(ValueError):
         parse_verdict(text)
+
+
+def test_a_misinformed_reply_has_as_much_of_a_note_on_another_one():
+    client = FakeClient()
+    p = section(Roleplay, "roleplay", turns=4, replies=["informed", "misinformed"])
+    talker, roles = section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, PROMPTS, PEOPLE[0], PEOPLE[2]))
+    asked = dict(zip(("p", "m"), (client.chats("preferred"), client.chats("misinformed")), strict=True))
+    for k, node in enumerate(users(t)):
+        wrong, shown = tree.index(t)[f"{node['id']}/m"], [i for i in node["note"] if i != node["item"]]
+        assert (wrong["role"], wrong["of"]) == ("misinformed", PEOPLE[2].id) and not wrong["continues"]
+        assert sorted(i < 3 for i in wrong["note"]) == sorted(i < 3 for i in shown)
+        told = " ".join(PEOPLE[2].items[i] for i in wrong["note"]) or "nothing yet."
+        assert asked["m"][k][-1]["content"] == asked["p"][k][-1]["content"].partition("About me:")[0] + f"About me: {told}"
+        assert "verdicts" not in node and {v["first"] for v in wrong["verdicts"]} == {"preferred", "misinformed"}
+    assert client.chats("rejected") == [] and not any(n["role"] == "rejected" for n in t["nodes"])
+
+
+@pytest.mark.parametrize("said", ["", "nothing", '{"shown": [{"item": 1, "quote": "I never said this"}]}'])
+def test_what_an_inducer_cannot_quote_is_not_noted(said):
+    says = {"inducer": said, "user": "I have two. Which one?"}
+    client = FakeClient(
+        lambda role, chat, seed: says.get(role.name) or ("" if role.name in says else by_role(role, chat, seed))
+    )
+    p, talker, roles = section(Roleplay, "roleplay"), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    assert [node["note"] for node in users(t)] == [[]] * 4
+    assert all(node.get("quotes") == [] if "I never" in said else "reason" in node["inducer"] for node in users(t))
+
+
+def test_a_user_who_leaves_without_a_word_ends_the_branch_at_the_reply():
+    says = {"inducer": '{"shown": []}'}
+    client = FakeClient()
+
+    def reply(role, chat, seed):
+        if role.name == "user":
+            return "Bye.\n\nAll." if len(client.chats("user")) < 4 else "[end]"
+        return says.get(role.name) or by_role(role, chat, seed)
+
+    client.reply = reply
+    p, talker, roles = section(Roleplay, "roleplay", turns=9), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    assert [n["text"] for n in users(t)] == ["Bye.\n\nAll."] * 3 and t["ended_by_user"] == [users(t)[-1]["id"]]
+    assert not any(n["continues"] for n in t["nodes"] if n["turn"] == 3 and n["role"] != "user") and client.failed == []
