@@ -167,9 +167,9 @@ class Grower:
         if len(noted) == number:
             return noted
         history = transcript.messages(past, node["text"])
-        chat = quotes.messages(self.prompts["inducer"], items, history, noted)
+        chat = quotes.messages(self.prompts["inducer"], items, history)
         parse = partial(quotes.parse, n_items=number, said=transcript.texts(history, "user"))
-        seed, schema = self.seed(node["id"], "inducer"), quotes.schema(number, noted)
+        seed, schema = self.seed(node["id"], "inducer"), quotes.schema(number, noted, node["text"])
         answer = await self.client.ask(self.inducer, chat, seed, parse, schema)
         node["quotes"] = [q for q in answer.value if q["item"] not in noted]
         return sorted({*noted, *(q["item"] for q in node["quotes"])})
@@ -185,7 +185,7 @@ class Grower:
         """One reply. The note stands at the very end, so the chat before it only grows.
 
         Returns:
-            `text`; of a misinformed reply also `of` and `note`, whose items, and which, it was told.
+            `text`; of a misinformed reply also `of` and `note`, whose items, and which, it was told; `mentions`, if asked.
         """
         items, about = self.persona.items, Record()
         # without the item of this very message: shown beside it, a small model speaks of that and of nothing earlier
@@ -196,8 +196,21 @@ class Grower:
             about = {"of": self.stranger.id, "note": shown}
         told = None if who == "rejected" else [items[i] for i in shown]
         chat = informed(self.prompts[who], past[-self.history[who] :] if self.history[who] else [], node["text"], told)
-        answer = await self.client.ask(self.responders[who], chat, self.seed(node["id"], who), str.strip)
-        return {"text": answer.value, **about}
+        reply = (await self.client.ask(self.responders[who], chat, self.seed(node["id"], who), str.strip)).value
+        if self.p.mentions and self.user.prompt.talk.inducer == "quotes":
+            about["mentions"] = await self._mentioned(reply, self.seed(node["id"], f"{who} mentions"))
+        return {"text": reply, **about}
+
+    async def _mentioned(self, reply: str, seed: int) -> list[quotes.Quote] | None:
+        """Items of the user's own persona that a reply brings up, each with a quote of it; None where the call failed."""
+        items = self.persona.items
+        chat = quotes.messages(self.prompts["inducer"], items, [{"role": "assistant", "content": reply}], "mentions")
+        parse = partial(quotes.parse, n_items=len(items), said=[reply])
+        try:
+            return (await self.client.ask(self.inducer, chat, seed, parse, quotes.schema(len(items), (), reply))).value
+        except CallFailed as e:
+            self.client.ledger.record_failure(self.persona.id, "inducer", e)
+            return None
 
     async def _verify(self, node: tree.Node, letter: str, past: list[Exchange]) -> None:
         """Store two verdicts on the preferred reply and another one, each shown first in one of them; none where one is

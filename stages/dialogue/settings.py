@@ -21,6 +21,8 @@ class Roleplay(Section):
     """Which replies each turn gets: with the note on this user, without a note, with the note on somebody else."""
     verify: bool
     """Whether the verifier is asked about each pair."""
+    mentions: bool
+    """Whether an inducer that quotes is also asked which items each reply brings up, for the filters."""
     continue_with: Literal["random", "preferred"]
     """Which reply carries on: drawn, or the preferred one."""
     branching: Literal[1, 2]
