@@ -3,7 +3,7 @@
 A model that llama.cpp serves is asked at each user turn which items the conversation shows, as role-play asks (prompt set
 natural). What it finds at the turns so far is compared with the turn's given note: precision and recall over all turns, of
 facts and of traits. Word overlap notes an item whose content words the user's turns hold by half. Replies are stored in
-.cache, so a second run asks nothing.
+.cache, so a second run asks nothing. What is found goes to stderr, with whether the given note has it.
 
 Run from the root of the repository: python -m benchmarks.inducer --gguf model.gguf --trees data/natural/trees.jsonl
 """
@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from stages.core import prompts
@@ -43,33 +44,24 @@ def by_overlap(t):
         ]
 
 
-async def by_model(client, role, prompt, t, seed):
-    """The tree with the quotes of the model; a call that fails gives none. Returns how many failed."""
-    failed = 0
-    nodes = {}
+async def by_model(client, role, prompt, t):
+    """The tree with the quotes of the model, and how many calls failed, each of which gives no quote."""
+    failed, found = 0, {}
     for node, chat in users(t):
-        said = texts(chat, "user")
-        before = nodes.get(tree.parent(tree.parent(node["id"]) or ""), set())
+        noted = found.get(tree.parent(tree.parent(node["id"]) or ""), set())
+        parse = partial(quotes.parse, n_items=len(t["items"]), said=texts(chat, "user"))
+        schema = quotes.schema(len(t["items"]), noted, node["text"])
         try:
-            answer = await client.ask(
-                role,
-                quotes.messages(prompt, t["items"], chat, before),
-                seed_of(seed, t["id"], node["id"], "inducer"),
-                lambda text, said=said: quotes.parse(text, len(t["items"]), said),
-                quotes.schema(len(t["items"]), before),
-            )
-            node["quotes"] = answer.value
-            if SHOW:
-                print(json.dumps([node["id"], node["note"], answer.value, answer.text], ensure_ascii=False), file=sys.stderr)
+            seed = seed_of(1, t["id"], node["id"], "inducer")
+            node["quotes"] = (await client.ask(role, quotes.messages(prompt, t["items"], chat), seed, parse, schema)).value
         except CallFailed as e:
             failed += 1
             node["quotes"] = []
             print(f"{t['id']} {node['id']}: {e.reason} {e.raw[-200:]}", file=sys.stderr)
-        nodes[node["id"]] = before | {q["item"] for q in node["quotes"]}
+        found[node["id"]] = noted | {q["item"] for q in node["quotes"]}
+        shown = [(t["items"][q["item"]], q["quote"], q["item"] in (node["note"] or [])) for q in node["quotes"]]
+        print(f"{t['id']} {node['id']}: {shown}", file=sys.stderr)
     return failed
-
-
-SHOW = False
 
 
 async def measured(a, trees):
@@ -77,13 +69,13 @@ async def measured(a, trees):
     role = Role(
         name="inducer", model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, accept=("ok", "truncated")
     )
-    embedded = Embedded(concurrency=2, slots=3, context=3072, threads=a.threads)
+    embedded = Embedded(concurrency=1, slots=2, context=3072, threads=a.threads)
     settings = Llm(conversations_in_flight=2, embedded=embedded, endpoints={})
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.gguf").symlink_to(a.gguf.resolve())
         async with Client(PaidCalls("inducer", settings, {EMBEDDED: Path(folder)}), 0) as client:
             prompt = prompts.load(a.prompt)
-            return sum(await client.in_parallel([lambda t=t: by_model(client, role, prompt, t, 1) for t in trees]))
+            return sum(await client.in_parallel([lambda t=t: by_model(client, role, prompt, t) for t in trees]))
 
 
 def main():
@@ -94,10 +86,7 @@ def main():
     a.add_argument("--every", type=int, default=1, help="ask about every so many-th tree")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--tokens", type=int, default=256)
-    a.add_argument("--show", action="store_true")
     a = a.parse_args()
-    global SHOW
-    SHOW = a.show
     trees = read_jsonl(a.trees)[:: a.every]
     for t in trees:
         by_overlap(t)

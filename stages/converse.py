@@ -80,13 +80,9 @@ async def conversations(
         jobs = [partial(talk, x) for x in personas]
         with Progress(f"converse: {a.conversations.stem}", len(jobs), client.ledger.numbers) as progress:
             talks = await client.in_parallel(jobs, progress)
-        client.ledger.finish(a.failed, len(personas) * (c.turns + c.probes + len(c.read_out)), c.max_failed_share)
-        replies = [row for _, found in talks for row in found]
-        return (
-            [row for row, _ in talks],
-            replies,
-            {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)},
-        )
+        client.ledger.finish("converse", c.max_failed_share, a.failed)
+        about = {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
+        return [row for row, _ in talks], [row for _, found in talks for row in found], about
 
 
 def main() -> None:

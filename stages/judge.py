@@ -38,6 +38,7 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
         asked = judges(p.judge, prompt)
         with Progress(f"judge: {a.judgements.stem}", len(jobs), client.ledger.numbers) as progress:
             rows = await client.in_parallel(jobs, progress, asked)
+        client.ledger.finish("judge", p.judge.max_failed_share)
         identities = {judge.model: client.servers.identity(judge.model) for judge in asked}
         return [row for case in rows for row in case], {"calls": client.ledger.metrics(), "identities": identities}
 

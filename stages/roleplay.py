@@ -70,8 +70,7 @@ async def grown(
                     Grower(p.roleplay, p.user, p.roles, client, prompt, later, x, others.get(x.id)).grow for x in personas
                 ]
                 trees = await client.in_parallel(jobs, progress)
-        wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.ledger.finish(failed, wanted, p.roleplay.max_failed_share)
+        client.ledger.finish("roleplay", p.roleplay.max_failed_share, failed)
         return trees, client.ledger.metrics()
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message, Prompt
 from stages.dialogue import inducer, transcript, tree
+from stages.dialogue.quotes import Quote
 from stages.dialogue.settings import Roleplay, UserTalker
 from stages.dialogue.transcript import Exchange
 from stages.dialogue.user import User, told
@@ -182,7 +183,7 @@ class Grower:
         """One reply. The note stands at the very end, so the chat before it only grows.
 
         Returns:
-            `text`; of a misinformed reply also `of` and `note`, whose items, and which, it was told.
+            `text`; of a misinformed reply also `of` and `note`, whose items, and which, it was told; `mentions`, if asked.
         """
         items, about = self.persona.items, Record()
         # without the item of this very message: shown beside it, a small model speaks of that and of nothing earlier
@@ -193,8 +194,20 @@ class Grower:
             about = {"of": self.stranger.id, "note": shown}
         told = None if who == "rejected" else [items[i] for i in shown]
         chat = informed(self.prompts[who], past[-self.history[who] :] if self.history[who] else [], node["text"], told)
-        answer = await self.client.ask(self.responders[who], chat, self.seed(node["id"], who), str.strip)
-        return {"text": answer.value, **about}
+        reply = (await self.client.ask(self.responders[who], chat, self.seed(node["id"], who), str.strip)).value
+        if self.p.mentions and self.user.prompt.talk.inducer == "quotes":
+            about["mentions"] = await self._mentioned(reply, self.seed(node["id"], f"{who} mentions"))
+        return {"text": reply, **about}
+
+    async def _mentioned(self, reply: str, seed: int) -> list[Quote] | None:
+        """Items of the user's own persona that a reply brings up, each with a quote of it; None where the call failed."""
+        try:
+            return await inducer.mentioned(
+                self.client, self.inducer, self.prompts["inducer"], self.persona.items, reply, seed
+            )
+        except CallFailed as e:
+            self.client.ledger.record_failure(self.persona.id, "inducer", e)
+            return None
 
     async def _verify(self, node: tree.Node, letter: str, past: list[Exchange]) -> None:
         """Store two verdicts on the preferred reply and another one, each shown first in one of them; none where one is

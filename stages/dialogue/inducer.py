@@ -14,8 +14,22 @@ from stages.llm.settings import Role
 async def shown(
     client: Client, who: Role, prompt: Prompt, items: list[str], history: list[Message], noted: Collection[int], seed: int
 ) -> list[Quote]:
-    """Items that the user of `history` shows, those `noted` before aside, each with its quote. Raises CallFailed."""
-    chat = quotes.messages(prompt, items, history, noted)
-    parse = partial(quotes.parse, n_items=len(items), said=texts(history, "user"))
-    answer = await client.ask(who, chat, seed, parse, quotes.schema(len(items), noted))
+    """Items that the last message of `history`, the user's, shows, but those `noted` before, each with a quote of the user.
+
+    Raises:
+        CallFailed: no usable answer.
+    """
+    said = texts(history, "user")
+    parse = partial(quotes.parse, n_items=len(items), said=said)
+    schema = quotes.schema(len(items), noted, said[-1])
+    answer = await client.ask(who, quotes.messages(prompt, items, history), seed, parse, schema)
     return [q for q in answer.value if q["item"] not in noted]
+
+
+async def mentioned(
+    client: Client, who: Role, prompt: Prompt, items: list[str], reply: str, seed: int, most: int = quotes.MOST
+) -> list[Quote]:
+    """Items of the user that a model's reply brings up, at most `most`, each with a quote of it. Raises CallFailed."""
+    chat = quotes.messages(prompt, items, [{"role": "assistant", "content": reply}], "mentions")
+    parse = partial(quotes.parse, n_items=len(items), said=[reply])
+    return (await client.ask(who, chat, seed, parse, quotes.schema(len(items), (), reply, most))).value

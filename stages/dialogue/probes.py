@@ -12,8 +12,8 @@ from stages.core.files import Record, read_objects, seed_of
 from stages.core.prompts import Prompt
 from stages.dialogue import transcript
 from stages.dialogue.assistant import ModelUnderTest
-from stages.dialogue.inducer import shown
-from stages.dialogue.quotes import Quote, stands
+from stages.dialogue.inducer import mentioned, shown
+from stages.dialogue.quotes import MOST, Quote, stands
 from stages.dialogue.settings import Converse
 from stages.dialogue.transcript import Exchange
 from stages.llm.client import Client
@@ -98,27 +98,21 @@ class Probes:
             if not self.quoter:
                 found.append([i for i, item in enumerate(persona.items) if coverage(item, said) >= REVEALED])
                 continue
-            try:
-                new = await self._quoted(persona, transcript.messages(past[:k], e.message), before, f"turn {k + 1}")
-            except CallFailed as error:
-                self._failed(persona, f"turn {k + 1} quotes", error)
-                new = []
+            new: list[Quote] = []
+            if len(before) < len(persona.items):
+                chat, seed = transcript.messages(past[:k], e.message), seed_of(self.c.seed, persona.id, "quotes", k + 1)
+                try:
+                    new = await shown(self.client, self.quoter, self.inducer, persona.items, chat, before, seed)
+                except CallFailed as error:
+                    self._failed(persona, f"turn {k + 1} quotes", error)
             found.append(sorted({*before, *(q["item"] for q in new)}))
         return found
 
     async def _mentions(self, persona: Persona, row: Record, what: str) -> Record:
-        """`mentions` of a reply, where quotes are asked for: of told items in words that the probe does not hold, or of any
-        item in a read-out. The inducer is given the reply as if the user had written it."""
-        if not self.quoter:
-            return {}
-        others = [] if row["kind"] == "read_out" else [i for i in range(len(persona.items)) if i not in row["told"]]
-        chat = transcript.messages([], row["reply"])
-        found = await self._quoted(persona, chat, others, f"{row['turn']} {what}") if row["reply"] else []
+        """`mentions` of a reply, where quotes are asked for: items, each with words that the probe does not hold."""
+        if not self.quoter or not row["reply"]:
+            return {"mentions": []} if self.quoter else {}
+        items, seed = persona.items, seed_of(self.c.seed, persona.id, "quotes", row["turn"], what)
+        most = len(items) if row["kind"] == "read_out" else MOST
+        found = await mentioned(self.client, self.quoter, self.inducer, items, row["reply"], seed, most)
         return {"mentions": [q for q in found if not stands(q["quote"], [row["message"]])]}
-
-    async def _quoted(self, persona: Persona, chat: list[dict[str, str]], noted: list[int], what: str) -> list[Quote]:
-        assert self.quoter
-        if len(noted) == len(persona.items):
-            return []
-        seed = seed_of(self.c.seed, persona.id, "quotes", what)
-        return await shown(self.client, self.quoter, self.inducer, persona.items, chat, noted, seed)

@@ -17,6 +17,8 @@ Quote = dict[str, Any]
 """`item` (index into the persona's items) and `quote`."""
 
 LEAST = 3  # characters of a quote: fewer stand in any message
+MOST = 5  # items that one message may show, where the server follows the schema
+_CLAUSE = re.compile(r"(?<=[.!?;,:…。！？，；：、؟،؛।])\s*|\n+")
 _OBJECT = re.compile(r'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # the innermost ones, also of an answer that is cut
 _LINE = re.compile(r"^[^\w\n]*(\d{1,3})[^\w\n]*?[:.)\-–—][ \t]*(\S.*)$", re.M)
 _SAME = {ord(c): "'" for c in '"`´‘’‚‛“”„‟«»‹›「」『』＂＇'} | {ord(c): "-" for c in "‐‑‒–—―−－"}
@@ -36,23 +38,33 @@ def stands(quote: str, said: list[str]) -> bool:
     return len(wanted) >= LEAST and any(wanted in normalised(text) for text in said)
 
 
-def messages(prompt: Prompt, items: list[str], history: list[Message], noted: Collection[int] = ()) -> list[Message]:
-    """Chat that asks which of `items`, those `noted` before aside, the conversation `history` shows.
+def messages(prompt: Prompt, items: list[str], history: list[Message], part: str = "last") -> list[Message]:
+    """Chat that asks which of `items` the last message of `history`, the user's, shows; with part `mentions`, which ones the
+    one text of `history`, a reply, brings up.
 
-    The last message of `history` is the user's. The items come last: the chat of a turn then starts as that of the turn
-    before, so a server's prefix cache holds.
+    The chat of a turn starts as that of the turn before, so a server's prefix cache holds.
     """
     lines = [f"{'User' if m['role'] == 'user' else 'Reply'}: {' '.join(m['content'].split())}" for m in history]
-    numbered = "\n".join(f"{i + 1}. {item}" for i, item in enumerate(items) if i not in noted)
-    asked = prompt.part("last", items=numbered, conversation="\n".join(lines))
+    numbered = "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1))
+    asked = prompt.part(part, items=numbered, conversation="\n".join(lines))
     return [*prompt.messages(), {"role": "user", "content": asked}]
 
 
-def schema(n_items: int, noted: Collection[int] = ()) -> dict[str, Any]:
-    """JSON schema of an answer about `n_items` items, numbered from 1, but those `noted` before."""
+def clauses(message: str) -> list[str]:
+    """Parts of a message between marks of punctuation, each long enough for a quote; the message where there is none."""
+    parts = [part.strip() for part in _CLAUSE.split(message)]
+    return [*dict.fromkeys(part for part in parts if stands(part, [message]))] or [message]
+
+
+def schema(n_items: int, noted: Collection[int], message: str, most: int = MOST) -> dict[str, Any]:
+    """JSON schema of an answer about the user's `message` and `n_items` items, numbered from 1, but those `noted` before.
+
+    It admits no quote but clauses of the message: a small model would else quote the item itself. The quote comes first, as
+    a model that names an item first finds words for it whatever was said.
+    """
     asked = [i + 1 for i in range(n_items) if i not in noted]
-    row = {"item": {"type": "integer", "enum": asked}, "quote": {"type": "string"}}
-    return _object({"shown": {"type": "array", "items": _object(row)}})
+    row = {"quote": {"type": "string", "enum": clauses(message)}, "item": {"type": "integer", "enum": asked}}
+    return _object({"shown": {"type": "array", "items": _object(row), "maxItems": most}})
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

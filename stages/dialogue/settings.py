@@ -21,6 +21,8 @@ class Roleplay(Section):
     """Which replies each turn gets: with the note on this user, without a note, with the note on somebody else."""
     verify: bool
     """Whether the verifier is asked about each pair."""
+    mentions: bool
+    """Whether an inducer that quotes is also asked which items each reply brings up, for the filters."""
     continue_with: Literal["random", "preferred"]
     """Which reply carries on: drawn, or the preferred one."""
     branching: Literal[1, 2]
@@ -32,7 +34,7 @@ class Roleplay(Section):
     resamples: int = Field(ge=0)
     """Draws after an unusable reply."""
     max_failed_share: float = Field(ge=0, le=1)
-    """Share of the calls that may fail."""
+    """Share of a role's calls that may fail."""
 
     @field_validator("replies")
     @classmethod
@@ -86,4 +88,4 @@ class Converse(Sampling):
     resamples: int = Field(ge=0)
     """Draws after an unusable reply of the user."""
     max_failed_share: float = Field(ge=0, le=1)
-    """Share of the turns that may fail."""
+    """Share of a role's calls that may fail."""

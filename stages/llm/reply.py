@@ -35,6 +35,7 @@ _MARKS = (
     (r"<\|channel\|>(?:analysis|thought)", r"<\|channel\|>final(?:<\|message\|>)?"),  # gpt-oss
 )
 _THOUGHTS = [(re.compile(begin), re.compile(end), re.compile(f"{begin}.*?{end}", re.S)) for begin, end in _MARKS]
+_MARK = re.compile(r"[<\[◁]")  # in each of them; a text without costs no further search
 _REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts")  # beside `content`
 
 
@@ -139,6 +140,8 @@ def from_answer(answer: dict[str, Any], price: Price | None, *, local: bool, sec
 
 def _spoken(text: str) -> tuple[str, bool, bool]:
     """(text without thoughts, whether there was one, whether it was not ended)."""
+    if not _MARK.search(text):
+        return text, False, False
     whole, open_ = text, False
     for begin, end, closed in _THOUGHTS:
         text = closed.sub("", text)

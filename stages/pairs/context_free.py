@@ -7,7 +7,6 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from stages.core.statistics import interval, resampled_means
 from stages.text.ngrams import sign_pairs, words
 
 ALONE = 50  # up to so many trees each is left out by itself ...
@@ -61,6 +60,8 @@ def context_free_predicts(pairs: list[Replies]) -> dict[str, Any] | None:
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
+
+    from stages.core.statistics import interval, resampled_means
 
     linked = links(pairs)
     trees = sorted(linked)

@@ -68,7 +68,7 @@ def turn_at(
         items=t.get("items", []), item=user.get("item"),
         replies={"preferred": preferred["text"], "rejected": other["text"]}, note=user.get("note"),
         before=" ".join(said[:-1]), written=" ".join(said), replied=[n["text"] for n in path if n["role"] != "user"],
-        quoted={q["item"] for q in rows if stands(q["quote"], said)} if "quotes" in user else None,
+        quoted={q["item"] for q in rows if stands(q["quote"], said)} if any("quotes" in n for n in path) else None,
         shown={q["item"] for q in user.get("quotes", [])},
         mentions={"preferred": preferred.get("mentions"), "rejected": other.get("mentions")},
         verdicts=[{k: "rejected" if v == "misinformed" else v for k, v in row.items()} for row in verdicts],

@@ -15,6 +15,7 @@ from stages import (
     converse,
     dpo,
     eval,
+    external,
     extract_pairs,
     filter_personas,
     judge,
@@ -31,7 +32,8 @@ from stages.llm.request import request
 from stages.llm.settings import Limits, Role, Sampling, unknown_endpoint
 
 MODULES: tuple[ModuleType, ...] = (
-    base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, calibrate, judge, eval
+    base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, external, calibrate,
+    judge, eval
 )  # fmt: skip
 SETTINGS = {  # of params.yaml, by the parameter that carries it
     "temperature": "temp", "top_p": "top_p", "frequency_penalty": "penalty", "max_tokens": "tokens", "logprobs": "logprobs"

@@ -1,6 +1,7 @@
 """The Grower: tree shapes, notes, verdicts, and that a larger tree asks only what is new."""
 
 import asyncio
+import json
 
 import pytest
 from fakes import FakeClient, by_role, prompts, section
@@ -177,3 +178,19 @@ def test_a_user_who_leaves_without_a_word_ends_the_branch_at_the_reply():
     t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
     assert [n["text"] for n in users(t)] == ["Bye.\n\nAll."] * 3 and t["ended_by_user"] == [users(t)[-1]["id"]]
     assert not any(n["continues"] for n in t["nodes"] if n["turn"] == 3 and n["role"] != "user") and client.failed == []
+
+
+def test_what_a_reply_brings_up_is_asked_for_where_a_param_says_so():
+    client = FakeClient()
+
+    def reply(role, chat, seed):
+        if role.name != "inducer":
+            return by_role(role, chat, seed)
+        said = chat[-1]["content"].rpartition("Reply: " if "not the user" in chat[-1]["content"].lower() else "User: ")[2]
+        return json.dumps({"shown": [{"quote": said, "item": 2}, {"quote": "never said", "item": 1}]})
+
+    client.reply = reply
+    p, talker, roles = section(Roleplay, "roleplay", mentions=True), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    replies = [n for n in t["nodes"] if n["role"] != "user"]
+    assert replies and all(n["mentions"] == [{"item": 1, "quote": n["text"]}] for n in replies)

@@ -63,23 +63,19 @@ def test_an_arm_without_memory_is_asked_without_history():
 
 
 def test_quotes_say_what_was_told_and_what_a_reply_brings_up():
-    """Items are asked about turn by turn; a reply is asked about told items, and words of the probe are no mention."""
+    """Turn by turn, as in role-play; words of the probe are no mention."""
+    quoted = {
+        TURNS[0]["user"]: {1: "Yesterday I fish"}, TURNS[1]["user"]: {2: "Two boats"},
+        "You fish. You are loud.": {1: "You fish", 5: "You are loud"}, "What is on your boats?": {2: "your boats", 3: "What is"},
+    }  # fmt: skip
 
     def reply(role, chat, seed):
+        last = chat[-1]["content"]
         if role.name == "model under test":
-            return "What is that on your boats?" if "plus" in chat[-1]["content"] else "You fish. You are loud."
-        if role.name != "inducer":
-            return by_role(role, chat, seed)
-        conversation, _, things = chat[-1]["content"].partition("\n\nThings:")
-        quoted = {1: ["Yesterday I fish", "You fish"], 2: ["boats, one hole", "your boats"], 5: ["You are loud", "What is"]}
-        quoted[1].append("What is")
-        rows = [
-            {"item": i, "quote": q}
-            for i, found in quoted.items()
-            for q in found
-            if f"\n{i}." in things and q in conversation
-        ]
-        return json.dumps({"shown": rows})
+            return "What is on your boats?" if "plus" in last else "You fish. You are loud."
+        rows = next(found for text, found in quoted.items() if last.endswith(text))
+        assert ("Not the user but the assistant wrote this" in last) == (last.rpartition("\n")[2].startswith("Reply: "))
+        return json.dumps({"shown": [{"item": i, "quote": q} for i, q in rows.items()]})
 
     rows = asked(FakeClient(reply), inducer=NATURAL, quotes=QUOTER, probes=1, read_out=[1])
     assert [r["told"] for r in rows] == [[0], [0, 1]]

@@ -61,12 +61,25 @@ def test_nothing_shown_is_an_answer_and_chatter_is_none():
             quotes.parse(unreadable, 3, SAID)
 
 
-def test_only_open_items_are_asked_about():
-    chat = quotes.messages(prompts.load(ROOT / "prompts/natural/inducer.txt"), ITEMS, CHAT, noted={1})
+def test_the_chat_of_a_turn_and_the_schema_of_its_answer():
+    chat = quotes.messages(prompts.load(ROOT / "prompts/natural/inducer.txt"), ITEMS, CHAT)
     assert "User: Six again.\nReply: Early.\nUser: Yes." in chat[-1]["content"]
-    assert f"1. {ITEMS[0]}\n3. {ITEMS[2]}" in chat[-1]["content"] and ITEMS[1] not in chat[-1]["content"]
-    rows = quotes.schema(3, {1})["properties"]["shown"]["items"]
+    assert f"1. {ITEMS[0]}\n2. {ITEMS[1]}\n3. {ITEMS[2]}" in chat[-1]["content"]
+    rows = quotes.schema(3, {1}, "Can't, the kids wake at six. Ok.")["properties"]["shown"]["items"]
     assert rows["properties"]["item"]["enum"] == [1, 3] and rows["additionalProperties"] is False
+    assert rows["properties"]["quote"]["enum"] == ["Can't,", "the kids wake at six."]
+
+
+@pytest.mark.parametrize(
+    "message, found",
+    [
+        ("喂！我还没看过海，电视头看过", ["我还没看过海，", "电视头看过"]),
+        ("ركبتي تؤلمني، لماذا؟", ["ركبتي تؤلمني،", "لماذا؟"]),
+        ("ok", ["ok"]),
+    ],
+)
+def test_clauses_are_what_may_be_quoted(message, found):
+    assert quotes.clauses(message) == found
 
 
 def test_a_perfect_model_agrees_with_the_given_notes():

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from functools import partial
@@ -103,6 +104,7 @@ SECTION_WAVES = {
     "arms": TESTS,
     "converse": TALKS,
     "choose": CHOICES | EVALS,
+    "external": set(),  # no benchmark is named
     "calibrate": CALIBRATED,
     "judge": JUDGES | CALIBRATED,
     "eval": EVALS,
@@ -166,10 +168,9 @@ def test_stage_file_section_and_code_dependencies_agree(file, monkeypatch):
     name = file.stem
     assert name in SPEC and name in PARAMS, "one name in four places"
     packages = {f"stages/{package(p)}" for p in closure(file.relative_to(ROOT))} - {f"stages/{STAGE}"}
-    for stage, s in STAGES.items():
-        if stage.split("@")[0] == name:
-            assert {d for d in s["deps"] if d.startswith("stages/")} == packages | {f"stages/{name}.py"}
-            assert s["cmd"].startswith(f"python -m stages.{name} ")
+    do = SPEC[name].get("do", SPEC[name])
+    assert {d for d in do["deps"] if d.startswith("stages/")} == packages | {f"stages/{name}.py"}
+    assert filled(re.sub(r"\$\{(key|item)[^}]*\}", "", do["cmd"]), CONFIG).startswith(f"python -m stages.{name} ")
 
 
 def test_who_imports_whom(monkeypatch):
@@ -216,7 +217,7 @@ def test_stage_reads_what_is_declared_and_declares_what_it_reads(file):
             keys = {section} if section in declared else {f"{section}.{name}" for name in field.annotation.model_fields}
             read |= keys
     if file.stem == "eval":  # it names all values in the result's protocol
-        assert declared == set(PARAMS) - {"llm"} and read <= declared
+        assert declared == set(PARAMS) - {"llm", "external"} and read <= declared
     else:
         assert read == declared
     assert read

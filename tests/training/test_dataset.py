@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 
 from stages.core import prompts
 from stages.core.cli import UserError
-from stages.training.dataset import checked, encode, read, shorter, supervised
+from stages.training.dataset import checked, read, shorter, supervised
+from stages.weights.chat import encode
 
 pytestmark = pytest.mark.slow
 
