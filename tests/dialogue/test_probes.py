@@ -66,7 +66,8 @@ def test_quotes_say_what_was_told_and_what_a_reply_brings_up():
     """Turn by turn, as in role-play; words of the probe are no mention."""
     quoted = {
         TURNS[0]["user"]: {1: "Yesterday I fish"}, TURNS[1]["user"]: {2: "Two boats"},
-        "You fish. You are loud.": {1: "You fish", 5: "You are loud"}, "What is on your boats?": {2: "your boats", 3: "What is"},
+        "You fish. You are loud.": {1: "You fish", 5: "You are loud"},
+        "What is on your boats?": {2: "your boats", 3: "What is"},
     }  # fmt: skip
 
     def reply(role, chat, seed):
