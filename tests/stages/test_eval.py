@@ -234,3 +234,26 @@ def test_crossed_choice_is_in_the_result_and_in_the_table(project):
     assert re.search(r"\ndpo +1.00 +1.00 to 1.00", done.stdout)
     write(project, "data/choices/dpo.jsonl", [{"group": "g"}])
     complains(project.run("eval", check=False), "dpo.jsonl:1", "is no row of stages.choose")
+
+
+def test_replies_to_probes_are_in_the_result(project):
+    plain(project)
+    for name, reply in (("base", "Two."), ("sft", "Two, as in Ghana, Lodz, Mongolia, Java, Canada and Lima.")):
+        talks = [row | {"items": [row["profile"]]} for row in project.rows(f"data/conversations/{name}.jsonl")]
+        write(project, f"data/conversations/{name}.jsonl", talks)
+        probe = {
+            "kind": "probe",
+            "turn": 4,
+            "number": 1,
+            "message": "I mend, drive, herd, carve, farm or deliver?",
+            "told": [0],
+        }
+        write(project, f"data/probe_replies/{name}.jsonl", [{"id": f"c{c}", "reply": reply, **probe} for c in range(6)])
+    done = project.run("eval")
+    found = result(project)
+    values = {name: (m["over_personalisation"] or {}).get("value") for name, m in found["models"].items()}
+    assert values["base"] == 0 and values["sft"] > 0.6 and values["dpo"] is None
+    assert found["vs_base"]["sft"]["over_personalisation"]["difference"] == values["sft"]
+    assert "over_personalisation" not in found["vs_base"]["dpo"] and "No judge. Over-personalisation" in done.stdout
+    write(project, "data/probe_replies/base.jsonl", [{"id": "c9", "reply": "", **probe}])
+    complains(project.run("eval", check=False), "base.jsonl:1: of no conversation; run stage converse again")
