@@ -41,7 +41,7 @@ def main() -> None:
     if a.result:
         write_json(a.result, result)
     if a.cases:
-        write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], {}))
+        write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"]))
     print(table(result))
 
 
