@@ -117,7 +117,8 @@ def origin(result: Result, arms: Sequence[Mapping[str, Any]]) -> str:
         says = "not only" if elsewhere else "nothing shown" if nothing else "yes" if low > words else "shared words would do"
         found.append(f"{m['name']}: {says} (without the history {number(alone['value'])}{twin})")
     told = named(arms, of_choice, "told")
-    return f"From the conversation? {'; '.join(found)}.{f' Told without it, so no inference: {told}.' if told else ''}"
+    last = f" Told its user without it, which is no inference: {told}." if told else ""
+    return f"From the conversation? {'; '.join(found)}.{last}"
 
 
 def measured(model: Mapping[str, Any], key: str) -> float | None:
@@ -146,7 +147,8 @@ def cost(result: Result, arms: Sequence[Mapping[str, Any]]) -> str:
         elif more := ", ".join(f"{m['name']} {number(values[m['name']])}" for m in of if worse(m, key)):
             found.append(f"{what} (base {number(values[BASE])}): {more}")
     people = result["protocol"]["profiles"]
-    said = ["At what cost?", f"More than base: {'; '.join(found)}." if found else "None is shown."]
+    said = ["At what cost?", *([f"More than base: {'; '.join(found)}."] if found else [])]
+    said += ["None is shown."] if not found and len(missing) < len(COSTS) else []
     said += [f"Not measured: {', '.join(missing)}."] if missing else []
     said += [f"With {people} users the intervals are too narrow."] if people < FEW else []
     return " ".join(said)

@@ -23,6 +23,7 @@ def percent_interval(ci: Sequence[float | None]) -> str:
 OVER: list[Column] = [
     ("over-personal", "over_personalisation.value", number), (CI, "over_personalisation.ci", interval),
     ("vs base", "gain.over_personalisation.difference", signed), (CI, "gain.over_personalisation.ci", signed_interval),
+    ("p Holm", "gain.over_personalisation.p_holm", p_value), ("no memory", "over_personalisation.no_memory", number),
 ]  # fmt: skip
 FORM: list[Column] = [
     MODEL, ("words", "degeneration.words", partial(number, digits=1)), ("repeats", "degeneration.repetition", number),
@@ -109,7 +110,9 @@ def cost_table(result: Result) -> tuple[str, Rows]:
 def judge_tables(result: Result) -> Iterator[tuple[str, Rows]]:
     """(title, rows) of what the judges' scores say: the means, their slopes, and each of several judges."""
     every, turns = models(result), result["protocol"]["turns"]
-    columns = [(head.format(turns=turns), key, of) for head, key, of in SCORES]
+    columns = [
+        (head.format(turns=turns), key, of) for head, key, of in SCORES if result["vs_base"] or not key.startswith("gain.")
+    ]
     yield f"{by_whom(result)}. Alignment by turn, and gain over base", rows(columns, every)
     yield f"{by_whom(result)}. Slope, fit to this user, and share of the possible gain", rows(SLOPES, every)
     each = [

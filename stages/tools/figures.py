@@ -76,28 +76,29 @@ def curves(panels: Mapping[str, Sequence[Line]], y: tuple[float, float], label: 
 
 
 def points(rows: Sequence[Point], rules: Mapping[str, tuple[float, str]], label: str, filled: str, twin: str) -> str:
-    """A row a point over one axis from 0 to 1, with upright rules.
+    """A row a point over one axis that ends at 1, with upright rules.
 
     Args:
         rules: (where, one of DASHES) by the name of each rule.
         label: of the axis; `filled` and `twin` say what a filled marker and a cross are.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 0.8, 0.3 * len(rows) + 1), layout="constrained")
+        figure = Figure(figsize=(WIDTH * 0.8, 0.26 * len(rows) + 1), layout="constrained")
         axis = figure.subplots()
         for name, (where, dash) in rules.items():
             axis.axvline(where, linewidth=1, linestyle=DASHES[dash], label=name)
         for n, row in enumerate(rows):
             axis.plot(np.array(row.ci, dtype=float), [n, n], linewidth=2)
-            axis.plot([row.value], [n], "o", markersize=7, markerfacecolor="black" if row.filled else "white")
-            axis.plot([row.twin], [n], "x", markersize=6, markeredgewidth=1.5)
-            axis.annotate(f"{row.value:.2f}", (1.01, n), xycoords=("axes fraction", "data"), va="center")
+            axis.plot([row.value], [n], "o", markersize=7, markerfacecolor="black" if row.filled else "white", clip_on=False)
+            axis.plot([row.twin], [n], "x", markersize=6, markeredgewidth=1.5, clip_on=False)
+            axis.annotate(f"{row.value:.2f}", (1.02, n), xycoords=("axes fraction", "data"), va="center")
         for marker, name, face in (("o", filled, "black"), ("o", f"not {filled}", "white"), ("x", twin, "black")):
             axis.plot([], [], marker, markersize=6, markerfacecolor=face, label=name)
-        axis.set(xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+        low = min([0.4, *(row.ci[0] for row in rows if row.ci[0] is not None), *(row.value for row in rows)])
+        axis.set(xlim=(low, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=label)
         axis.set_yticks(range(len(rows)), [row.label for row in rows], fontweight="bold")
         axis.tick_params(axis="y", length=0)
-        figure.legend(loc="outside lower center", ncols=5)
+        figure.legend(loc="outside lower center", ncols=5, handlelength=2, columnspacing=1.2)
         return _svg(figure)
 
 

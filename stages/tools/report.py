@@ -53,7 +53,7 @@ def opening(result: Mapping[str, Any]) -> Iterator[Block]:
             for m in arms
         ]  # fmt: skip
         label = f"share of pairs right, with its {CI}"
-        yield Block("figure", figures.points(drawn, rules, label, "shown to infer better than base", "without the history"))
+        yield Block("figure", figures.points(drawn, rules, label, "shown better than base", "without the history"))
 
 
 def curves(models: Mapping[str, Line], references: Sequence[Line], y: tuple[float, float], label: str) -> Iterator[Block]:
