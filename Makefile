@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: setup repro plan smoke study rehearsal browse report quick test check lint audit
+.PHONY: setup repro plan smoke study rehearsal browse report publish survey quick test check lint audit
 
 setup: $(VENV)/.done
 
@@ -44,6 +44,15 @@ browse: setup
 
 report: setup
 	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))
+
+# dry without PUSH=1: writes results/publish and says what is missing
+publish: setup
+	python -m stages.tools.publish $(REPO) $(if $(PUSH),--push) $(if $(PRIVATE),--private) \
+	  $(if $(LICENSE),--license $(LICENSE)) $(if $(DATA_LICENSE),--data-license $(DATA_LICENSE))
+
+survey: setup
+	python -m stages.tools.survey $(if $(N),--pairs $(N)) $(if $(PERSONA),--persona) $(if $(TREES),--trees $(TREES)) \
+	  $(if $(ARMS),--arms $(ARMS))
 
 # what has no whole pipeline, no real model and no git: under a minute, for daily work
 quick: setup

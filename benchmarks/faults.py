@@ -135,7 +135,7 @@ def roleplay(people, turns, window):
     from stages.llm.client import Client
     from stages.personas.persona import Persona
 
-    texts = {n: prompts.load(Path(f"prompts/{n}.txt")) for n in ("user", "inducer", "preferred", "rejected", "verifier")}
+    texts = {f.stem: prompts.load(f) for f in Path("prompts/small").rglob("*.txt")}
     personas = [Persona(" ".join(f"Fact {i} of {n}." for i in range(8)), "I am shy, loud, and odd.") for n in range(people)]
 
     async def grow(p):

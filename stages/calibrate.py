@@ -38,11 +38,12 @@ class Params(params.Section):
 async def work(p: Params, a: Any, items: list[Record]) -> tuple[list[Record], dict[str, Any]]:
     """All judgements, by judge, asking and item, and what is known of the models."""
     prompt = prompts.load(a.judge_prompt)
-    who = judges(p.judge)
+    who = judges(p.judge, prompt)
     async with Client(PaidCalls("calibrate", p.llm, {EMBEDDED: a.base}), p.judge.resamples) as client:
         jobs = asked(client, p.judge, prompt, items)
         with Progress("calibrate: contexts", len(jobs), client.ledger.numbers) as progress:
             rows = [row for context in await client.in_parallel(jobs, progress, who) for row in context]
+        client.ledger.finish("judge", p.judge.max_failed_share)
         makers = {p.generator.model, p.user.model, *p.roles.model_dump().values()}
         names = {*makers, *(r.model for r in who)}
         identity = {name: client.servers.identity(name) for name in sorted(names)}

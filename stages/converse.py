@@ -19,11 +19,11 @@ from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.dialogue.assistant import ModelUnderTest, conversation
 from stages.dialogue.binding import UNDER_TEST, bound
-from stages.dialogue.settings import Arm, Converse
+from stages.dialogue.settings import Arm, Converse, UserTalker
 from stages.dialogue.user import User
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
-from stages.llm.settings import EMBEDDED, Llm, Talker
+from stages.llm.settings import EMBEDDED, Llm
 from stages.personas import persona
 from stages.personas.persona import Persona
 from stages.text.settings import EncoderParams
@@ -33,7 +33,7 @@ class Params(params.Section):
     """What this stage reads."""
 
     converse: Converse
-    user: Talker
+    user: UserTalker
     encoder: EncoderParams
     llm: Llm
 
@@ -57,12 +57,12 @@ async def conversations(p: Params, a: Namespace, personas: list[Persona]) -> tup
     model, folder = bound(a.model, a.weights, a.base)
     folders = {EMBEDDED: a.base, **({UNDER_TEST: folder} if folder and model == UNDER_TEST else {})}
     async with Client(PaidCalls("converse", p.llm, folders), c.resamples) as client:
-        user = User(client, p.user, prompts.load(a.user_prompt))
+        user = User(client, p.user, prompts.load(a.user_prompt), c.user_model)
         tested = ModelUnderTest(c, p.encoder, client, model, prompts.load(a.system_prompt), a.strategy, a.memory)
         jobs = [partial(conversation, client, user, tested, x, c.seed, c.turns) for x in personas]
         with Progress(f"converse: {a.conversations.stem}", len(jobs), client.ledger.numbers) as progress:
             rows = await client.in_parallel(jobs, progress)
-        client.ledger.finish(a.failed, len(personas) * c.turns, c.max_failed_share)
+        client.ledger.finish("converse", c.max_failed_share, a.failed)
         return rows, {"calls": client.ledger.metrics(), "model": a.model, "identity": client.servers.identity(model)}
 
 
@@ -78,7 +78,9 @@ def main() -> None:
     turns = [turn for row in rows for turn in row["turns"]]
     unparsed = sum(turn.get("unparsed", False) for turn in turns)
     write_jsonl(a.conversations, rows)
-    write_json(a.metrics, {**counts, "cases": len(rows), "turns": len(turns), "unparsed": unparsed})
+    left = [row["ended_by_user"] for row in rows if "ended_by_user" in row]
+    found = {**counts, "cases": len(rows), "turns": len(turns), "unparsed": unparsed}
+    write_json(a.metrics, found | ({"ended_by_user": len(left)} if left else {}))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
         log_probs["dpo"] = model.pair_log_probs(trained.model, *held_out)
         conversations = [row["conversation"] for row in val]
         measured = heldout.pairs(log_probs, p.dpo.beta, conversations, p.train.resamples, p.dpo.seed)
-        result = {"pairs": counts, "steps": trained.state.global_step, "val": measured}
+        result = {"pairs": counts, "steps": trained.state.global_step, "moved": trained.moved, "val": measured}
         curves.log(result["steps"], {f"eval_rewards/{k}": v["dpo"]["value"] for k, v in measured["reward"].items()})
         inputs, declared = [a.base, a.sft, a.train, a.val], params.declared_values("dpo")
         readme = card.card("dpo", a.base, p.base_model, inputs, declared, {"pairs": counts}, measured)

@@ -44,7 +44,7 @@ def made_with(prompts: Path) -> dict[str, Any]:
     """What else the numbers depend on: every section of params.yaml, prompts, library versions."""
     return {
         "params": params.declared_values("eval"),
-        "prompts_sha256": {f.stem: sha256(read_text(f).encode()).hexdigest() for f in sorted(prompts.glob("*.txt"))},
+        "prompts_sha256": {f.stem: sha256(read_text(f).encode()).hexdigest() for f in sorted(prompts.rglob("*.txt"))},
         "versions": {name: version(name) for name in VERSIONS},
     }
 

@@ -11,6 +11,7 @@ Run: python -m stages.extract_pairs (the arguments are in dvc.yaml)
 from stages.core import params, prompts
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
+from stages.dialogue.measures import disclosure
 from stages.dialogue.tree import read_trees
 from stages.pairs.quality import summary, unmet
 from stages.pairs.rows import held_out, training_data
@@ -36,19 +37,21 @@ def decided(trees: list[Record], held: set[str], p: ExtractPairs) -> dict[str, l
 
 def main() -> None:
     outputs = ["sft-train", "sft-val", "pairs-train", "pairs-val", "decisions", "metrics"]
-    a = parser(__doc__, ["trees", "assistant-prompt"], outputs).parse_args()
+    a = parser(__doc__, ["trees", "more-trees", "assistant-prompt"], outputs).parse_args()
     p = params.load("extract_pairs", Params).extract_pairs
-    trees = read_trees(a.trees)
+    trees = read_trees(a.trees, a.more_trees)
     held = held_out(trees, p.val_share, p.seed)
     by_tree = decided(trees, held, p)
     data, dropped = training_data(trees, by_tree, held, prompts.load(a.assistant_prompt).messages(), p.filters)
     decisions = [d for found in by_tree.values() for d in found]
     measured = summary(decisions, p.on_disagreement)
-    rows = {name: len(found) for name, found in data.items()}
+    counts = {
+        "sft_rows_dropped": dict(sorted(dropped.items())),
+        "rows": {name: len(found) for name, found in data.items()},
+        "held_out": len(held),
+    }
     write_jsonl(a.decisions, (d.record() for d in decisions))
-    write_json(
-        a.metrics, {**measured, "sft_rows_dropped": dict(sorted(dropped.items())), "rows": rows, "held_out": len(held)}
-    )
+    write_json(a.metrics, {**measured, **counts, "disclosure": disclosure(trees)})
     if wrong := unmet(measured, p.require):
         raise UserError(f"extract_pairs.require: {'; '.join(wrong)}; see {a.metrics} and {a.decisions}")
     if empty := [name for name, found in data.items() if not found]:

@@ -2,7 +2,7 @@
 
 The paper's loop: examples from the current pool, a model writes more, a text is kept if its greatest cosine to everything
 kept is at most the threshold; until the target size, until few new ones come, or until a round limit. Texts that are
-imported pass the same rule before the first round. Then distinct profile x personality pairs, with no profile, no
+imported come in whole before the first round. Then distinct profile x personality pairs, with no profile, no
 personality and no near-duplicate of one in both train and eval.
 
 Run: python -m stages.filter_personas (the arguments are in dvc.yaml)
@@ -55,6 +55,7 @@ async def grown(p: Params, pools: list[TextPool], base: Path, encode: Encode) ->
     async with Client(PaidCalls("filter_personas", p.llm, {EMBEDDED: base}), resamples=0) as client:
         for pool in pools:
             await grow(pool, p.filter_personas, client, generator(p), encode)
+        client.ledger.finish("filter_personas", p.filter_personas.max_failed_share)
         return client.ledger.metrics()
 
 

@@ -35,9 +35,11 @@ async def work(p: Params, a: Any, cases: list[Record]) -> tuple[list[Record], di
         raise UserError(f"{a.conversations}: holds no reply to judge")
     async with Client(PaidCalls("judge", p.llm, {EMBEDDED: a.base}), p.judge.resamples) as client:
         jobs = judgings(client, p.judge, prompt, cases)
+        asked = judges(p.judge, prompt)
         with Progress(f"judge: {a.judgements.stem}", len(jobs), client.ledger.numbers) as progress:
-            rows = await client.in_parallel(jobs, progress, judges(p.judge))
-        identities = {judge.model: client.servers.identity(judge.model) for judge in judges(p.judge)}
+            rows = await client.in_parallel(jobs, progress, asked)
+        client.ledger.finish("judge", p.judge.max_failed_share)
+        identities = {judge.model: client.servers.identity(judge.model) for judge in asked}
         return [row for case in rows for row in case], {"calls": client.ledger.metrics(), "identities": identities}
 
 

@@ -1,45 +1,61 @@
 """Role-play: grow a tree of conversations for every training persona.
 
-Per turn: the user reveals one item of its persona, the inducer notes which of the items so far the user has really revealed,
-the preferred responder answers with that note and the rejected one without it, and the verifier says which reply the user
-would prefer, asked twice with the replies swapped. A draw picks the reply that continues.
+Per turn: the user reveals something of its persona, the inducer notes which items it has really revealed up to now, the
+preferred responder answers with that note, the rejected one without it and, where params say so, a misinformed one with the
+note on another persona. The verifier says which of two replies the user would prefer, asked twice with the replies swapped.
+A draw between preferred and rejected picks the reply that continues. How user and inducer work is said by the prompt set.
 
 Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 """
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stages.core import params, prompts
 from stages.core.aio import run_async
-from stages.core.cli import parser, run
+from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.prompts import Prompt
 from stages.dialogue.grow import Grower
 from stages.dialogue.measures import measure
-from stages.dialogue.settings import Roleplay
-from stages.dialogue.transcript import texts
+from stages.dialogue.settings import Roleplay, UserTalker
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
-from stages.llm.settings import EMBEDDED, Llm, Roles, Talker
+from stages.llm.settings import EMBEDDED, Llm, Roles
 from stages.personas import persona
 from stages.personas.persona import Persona
 from stages.text.encoder import Encoder
 from stages.text.settings import EncoderParams
 
-ROLES = ("user", "inducer", "preferred", "rejected", "verifier")
+# whose prompt a responder has: the first of these files that the set holds
+RESPONDERS = {
+    "preferred": ("preferred", "responder"),
+    "rejected": ("rejected", "responder"),
+    "misinformed": ("misinformed", "preferred", "responder"),
+}
 
 
 class Params(params.Section):
     """What this stage reads."""
 
     roleplay: Roleplay
-    user: Talker
+    user: UserTalker
     roles: Roles
     encoder: EncoderParams
     llm: Llm
+
+
+def strangers(p: Params, personas: list[Persona]) -> dict[str, Persona]:
+    """Whose note the misinformed reply of each persona's tree has, by id; none where no such reply is made."""
+    if "misinformed" not in p.roleplay.replies:
+        return {}
+    found = persona.strangers(personas, p.roleplay.seed)
+    if lacking := [x.id for x in personas if x.id not in found]:
+        raise UserError(f"roleplay.replies: misinformed needs another profile and personality than {lacking[0]} has")
+    return found
 
 
 async def grown(
@@ -49,20 +65,35 @@ async def grown(
     async with Client(PaidCalls("roleplay", p.llm, {EMBEDDED: base}), p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:
-                jobs = [Grower(p.roleplay, p.user, p.roles, client, prompt, later, x).grow for x in personas]
+                others = strangers(p, personas)
+                jobs = [
+                    Grower(p.roleplay, p.user, p.roles, client, prompt, later, x, others.get(x.id)).grow for x in personas
+                ]
                 trees = await client.in_parallel(jobs, progress)
-        wanted = sum(len(t["nodes"]) + len(t["ended"]) for t in trees)
-        client.ledger.finish(failed, wanted, p.roleplay.max_failed_share)
+        client.ledger.finish("roleplay", p.roleplay.max_failed_share, failed)
         return trees, client.ledger.metrics()
 
 
+def read_prompts(path: Callable[[str], Path]) -> dict[str, Prompt]:
+    """Prompts by role. `path`: of an argument of this stage. Raises UserError for a responder that has none."""
+    folder = path("responder-prompts")
+    own = {file.stem: prompts.load(file) for file in sorted(folder.glob("*.txt"))}
+    found = {name: prompts.load(path(f"{name}-prompt")) for name in ("user", "inducer", "verifier")}
+    for who, names in RESPONDERS.items():
+        name = next((n for n in names if n in own), None)
+        if name is None:
+            raise UserError(f"{folder}: has neither {names[0]}.txt nor {names[-1]}.txt")
+        found[who] = own[name]
+    return found
+
+
 def main() -> None:
-    inputs = ["personas", "base", *(f"{name}-prompt" for name in ROLES)]
+    inputs = ["personas", "base", "user-prompt", "inducer-prompt", "responder-prompts", "verifier-prompt"]
     a = parser(__doc__, inputs, ["trees", "failed", "metrics"]).parse_args()
     p = params.load("roleplay", Params)
-    prompt = {name: prompts.load(getattr(a, f"{name}_prompt")) for name in ROLES}
+    prompt = read_prompts(lambda name: Path(getattr(a, name.replace("-", "_"))))
     trees, calls = run_async(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
-    examples = texts(prompt["user"].messages(), "assistant")
+    examples = [text for name, text in prompt["user"].parts if name == "assistant"]
     write_jsonl(a.trees, trees)
     write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})
 

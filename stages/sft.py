@@ -62,7 +62,7 @@ def main() -> None:
         curves.log(0, {"eval_loss": measured(log_probs)["loss"]["base"]["value"]})
         trained = trainer.fit(policy, tokenizer, supervised(rows, "completion"), trl, p.train, curves)
         log_probs["sft"] = model.log_probs(trained.model, *held_out)
-        result = {"rows": counts, "steps": trained.state.global_step, "val": measured(log_probs)}
+        result = {"rows": counts, "steps": trained.state.global_step, "moved": trained.moved, "val": measured(log_probs)}
         curves.log(result["steps"], {"eval_loss": result["val"]["loss"]["sft"]["value"]})
         inputs, declared = [a.base, a.train, a.val, *others], params.declared_values("sft")
         readme = card.card("sft", a.base, p.base_model, inputs, declared, {"rows": counts}, result["val"])

@@ -274,6 +274,19 @@ def project(tmp_path, server):
     return Project(tmp_path, server.url)
 
 
+@pytest.fixture(scope="module")
+def chrome():
+    """Chromium without a window; a test that asks for it is skipped where there is none."""
+    pytest.importorskip("selenium", reason="no selenium: the page was not opened")
+    if not (shutil.which("chromium") and shutil.which("chromedriver")):
+        pytest.skip("no chromium and chromium-driver here: the page was not opened")
+    from benchmarks.browse import browser
+
+    driver = browser()
+    yield driver
+    driver.quit()
+
+
 def complains(done, *parts: str) -> None:
     """A fault the user can mend: exit code 1, one line, no traceback, and the line says what."""
     assert done.returncode == 1, done.stderr

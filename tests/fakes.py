@@ -10,6 +10,7 @@ from stages.core.params import load_yaml
 from stages.core.prompts import load
 from stages.llm.client import Answer
 from stages.llm.endpoint import CallFailed
+from stages.roleplay import read_prompts
 
 YAML = load_yaml(str(ROOT / "params.yaml"))
 
@@ -20,8 +21,19 @@ def section(schema, name, **changes):
 
 
 def prompt(name):
-    """A prompt of the repository."""
-    return load(ROOT / f"prompts/{name}.txt")
+    """A prompt of the repository's smaller set."""
+    (path,) = (ROOT / "prompts/small").rglob(f"{name}.txt")
+    return load(path)
+
+
+def prompts(of="small"):
+    """The prompts of role-play in a set of the repository, by role."""
+
+    def path(argument):
+        name = {"responder-prompts": "responders"}.get(argument, argument.replace("-prompt", ".txt"))
+        return ROOT / "prompts" / of / name
+
+    return read_prompts(path)
 
 
 def by_role(role, messages, seed):

@@ -128,3 +128,39 @@ def one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     yield
     torch.set_num_threads(before)
+
+
+def gguf(folder: Path, **more: Any) -> Path:
+    """A GGUF of the Llama with one token a byte in `folder` (`save`), beside its weights; `more`: further metadata."""
+    import gguf
+    from safetensors.numpy import load_file
+    from transformers import AutoConfig, AutoTokenizer
+
+    config, words = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    writer = gguf.GGUFWriter(path := folder / "model.gguf", "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("default")
+    tokens = words.convert_ids_to_tokens(range(len(words)))
+    writer.add_token_list(tokens)
+    control = set(words.all_special_tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if t in control else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_merges(["a a"])  # llama.cpp wants one; there is no token for it
+    writer.add_eos_token_id(words.eos_token_id)
+    writer.add_chat_template(words.chat_template)
+    for key, value in more.items():
+        (writer.add_int32 if isinstance(value, int) else writer.add_float32)(key.replace("__", "."), value)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, array in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -2,9 +2,9 @@
 
 from fakes import YAML, section
 
-from stages.dialogue.tree import REPLIES
 from stages.pairs.settings import ExtractPairs
 
+REPLIES = {"p": "preferred", "r": "rejected"}
 ITEMS = [
     "I mend fishing nets on the beach at Elmina.",
     "My left thumb has been stiff since a hook went through it.",

@@ -6,12 +6,14 @@ reply stay as they are.
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
+from typing import Literal
 
 from stages.core.cli import UserError
 from stages.core.files import read_text
+from stages.core.params import Section, checked, load_yaml
 
 Message = dict[str, str]
 _HEAD = re.compile(r"^\[([a-z_]+)\][ \t]*$", re.M)
@@ -24,12 +26,30 @@ def alternating(texts: Iterable[str]) -> list[Message]:
     return [{"role": role, "content": text} for role, text in zip(cycle(("user", "assistant")), texts, strict=False)]
 
 
+class Talk(Section):
+    """The file set.yaml of a prompt set: how its roles talk."""
+
+    user: Literal["scheduled", "natural"] = "natural"
+    """scheduled: the user is told which item to say; natural: it has its whole persona in view and talks as it likes."""
+    inducer: Literal["overlap", "quotes"] = "quotes"
+    """overlap: an item is noted by the words that it shares with what was said; quotes: by the user's words that show it."""
+    one_line: list[Literal[
+        "user", "inducer", "preferred", "rejected", "misinformed", "verifier", "judge", "model under test"
+    ]] = []  # fmt: skip
+    """Roles whose reply ends at its first line break."""
+
+
 @dataclass(frozen=True)
 class Prompt:
-    """A parsed prompt file: its parts in order, each (name, text)."""
+    """A parsed prompt file: its parts in order, each (name, text), and how its set talks."""
 
     path: Path
     parts: tuple[tuple[str, str], ...]
+    talk: Talk = field(default_factory=Talk)
+
+    def stop(self, role: str) -> tuple[str, ...]:
+        """What ends a reply of a role."""
+        return ("\n",) if role in self.talk.one_line else ()
 
     @property
     def variables(self) -> set[str]:
@@ -68,10 +88,24 @@ class Prompt:
 
 
 def load(path: Path) -> Prompt:
-    """Parse a prompt file. Raises UserError when it is missing or starts without a `[name]` line."""
+    """Parse a prompt file; an empty one has no parts, so no messages.
+
+    How its set talks is in the set.yaml beside it or one folder above; without one it is natural.
+
+    Raises:
+        UserError: the file is missing or starts without a `[name]` line; a fault of set.yaml.
+    """
     text = read_text(path)
     heads = list(_HEAD.finditer(text))
-    if not heads or text[: heads[0].start()].strip():
+    if text[: heads[0].start() if heads else None].strip():
         raise UserError(f"{path}: must start with a line like [system] that names the part below it")
     ends = [h.start() for h in heads[1:]] + [len(text)]
-    return Prompt(path, tuple((h[1], text[h.end() : end].strip()) for h, end in zip(heads, ends, strict=True)))
+    parts = tuple((h[1], text[h.end() : end].strip()) for h, end in zip(heads, ends, strict=False))
+    return Prompt(path, parts, next((_talk(f) for p in path.parents[:2] if (f := p / "set.yaml").exists()), Talk()))
+
+
+def _talk(path: Path) -> Talk:
+    talk, faults = checked(Talk, load_yaml(str(path)) or {})
+    if talk is None:
+        raise UserError(f"{path}: {'; '.join(faults)}")
+    return talk

@@ -10,7 +10,7 @@ from stages.dialogue import transcript
 from stages.dialogue.binding import UNDER_TEST
 from stages.dialogue.settings import PARTS, Converse
 from stages.dialogue.transcript import Exchange
-from stages.dialogue.user import User
+from stages.dialogue.user import User, told
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
 from stages.llm.settings import Role, role
@@ -43,7 +43,7 @@ class ModelUnderTest:
     def __init__(
         self, c: Converse, encoder: EncoderParams, client: Client, model: str, prompt: Prompt, strategy: str, memory: str
     ):
-        self.role = role(c, UNDER_TEST, model=model, stop=("\n",), accept=ACCEPTED)
+        self.role = role(c, UNDER_TEST, model=model, stop=prompt.stop(UNDER_TEST), accept=ACCEPTED)
         self.thinker = self.role.model_copy(update={"tokens": c.tokens + c.thought_tokens})
         self.client, self.prompt, self.strategy, self.memory = client, prompt, strategy, memory
         self.similar, self.encoder = c.similar, encoder
@@ -106,22 +106,28 @@ async def conversation(
     """The conversation of `turns` turns. A turn whose call fails ends it; the turns before stay.
 
     Returns:
-        The persona, its items, `turns` (turn, item, user, reply, outcome, ...) and `ended` (turn and reason, or None).
+        The persona, its items, `turns` (turn, item or agenda, user, reply, outcome, ...), `ended` (turn and reason, or
+        None), and `ended_by_user`, the user's last turn, where it ended the conversation.
     """
-    schedule = persona.schedule(seed)
     past: list[Exchange] = []
     rows: list[Record] = []
-    ended = None
+    ended, left = None, {}
     for turn in range(1, turns + 1):
-        item = schedule[(turn - 1) % len(schedule)]
-        fact, where = persona.items[item], (seed, turn)
+        where = (seed, turn)
+        kept, words = told(user.prompt, persona, seed, turn)
         try:
-            message = await user.write(persona, past, fact, where)
+            message, ends = await user.write(persona, past, words, where)
+            if ends:
+                left = {"ended_by_user": turn if message else turn - 1}
+            if not message:
+                break
             answer = await tested.answer(persona, past, message, where)
         except CallFailed as e:
             client.ledger.record_failure(f"{persona.id} turn {turn}", "converse", e)
             ended = {"turn": turn, "reason": e.reason}
             break
-        past.append(Exchange(fact, message, answer["reply"]))
-        rows.append({"turn": turn, "item": item, "user": message, **answer})
-    return {**persona.record(), "items": persona.items, "turns": rows, "ended": ended}
+        past.append(Exchange(words, message, answer["reply"]))
+        rows.append({"turn": turn, **kept, "user": message, **answer})
+        if ends:
+            break
+    return {**persona.record(), "items": persona.items, "turns": rows, "ended": ended, **left}

@@ -8,9 +8,9 @@ from stages.core.prompts import Message, alternating
 
 @dataclass(frozen=True)
 class Exchange:
-    """One turn: the fact of its persona that the user was to reveal, the user's message, and the reply to it."""
+    """One turn: what the user was told for it (an item to reveal, or an agenda), its message, and the reply to it."""
 
-    fact: str
+    told: str
     message: str
     reply: str
 
@@ -20,9 +20,9 @@ def messages(past: Iterable[Exchange], *following: str) -> list[Message]:
     return alternating([*(text for e in past for text in (e.message, e.reply)), *following])
 
 
-def lines(past: Iterable[Exchange]) -> str:
-    """The exchanges as lines of text, each line after a line break; empty without any."""
-    return "".join(f"\nUser: {e.message}\nYou: {e.reply}" for e in past)
+def lines(past: Iterable[Exchange], replier: str = "You") -> str:
+    """The exchanges as lines of text, each message after a line break; empty without any."""
+    return "".join(f"\nUser: {e.message}\n{replier}: {e.reply}" for e in past)
 
 
 def texts(chat: Iterable[Message], role: str) -> list[str]:

@@ -1,10 +1,12 @@
 """Conversation trees: the unit of role-play. Every node's message history is the path from the root to it.
 
-A node's id is its path: `u` is the user's first turn, `u/p` and `u/r` the preferred and rejected reply to it, `u/p/u` the
-user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows keeps what it has.
+A node's id is its path: `u` is the user's first turn, `u/p`, `u/r` and `u/m` the preferred, rejected and misinformed reply
+to it, `u/p/u` the user's next turn after the preferred reply. The id is part of the seed of every call, so a tree that grows
+keeps what it has.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError
@@ -12,7 +14,8 @@ from stages.core.files import Record, read_jsonl
 from stages.core.prompts import Message
 
 Node = dict[str, Any]
-REPLIES = {"p": "preferred", "r": "rejected"}
+REPLIES = {"p": "preferred", "r": "rejected", "m": "misinformed"}
+ROLES = ("user", *REPLIES.values())
 
 
 def index(tree: Record) -> dict[str, Node]:
@@ -37,32 +40,47 @@ def path(nodes: dict[str, Node], node_id: str | None) -> list[Node]:
 
 
 def history(nodes: dict[str, Node], node_id: str | None) -> list[Message]:
-    """The exact chat messages from the root to `node_id`, none for None. Both kinds of reply are the assistant's."""
+    """The exact chat messages from the root to `node_id`, none for None. All kinds of reply are the assistant's."""
     return [{"role": "user" if n["role"] == "user" else "assistant", "content": n["text"]} for n in path(nodes, node_id)]
 
 
-def decisions(tree: Record) -> Iterator[tuple[Node, Node, Node]]:
-    """(user node, preferred reply, rejected reply) wherever both replies exist, in order of id."""
+def decisions(tree: Record, other: str = "r") -> Iterator[tuple[Node, Node, Node]]:
+    """(user node, preferred reply, the `other` of REPLIES) wherever both replies exist, in order of id."""
     nodes = index(tree)
     for node_id in sorted(nodes):
-        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/r")
+        preferred, rejected = nodes.get(f"{node_id}/p"), nodes.get(f"{node_id}/{other}")
         if preferred and rejected:
             yield nodes[node_id], preferred, rejected
 
 
-def read_trees(path: Any) -> list[Record]:
-    """Trees of a file. Raises UserError, with its line, for a row that is none; for fewer than two."""
-    trees = read_jsonl(path)
-    for number, t in enumerate(trees, 1):
-        nodes = t.get("nodes")
-        sound = isinstance(nodes, list) and all(
-            isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str)
-            and n.get("role") in ("user", "preferred", "rejected") for n in nodes
-        )  # fmt: skip
-        if not sound or not isinstance(t.get("id"), str):
-            raise UserError(
-                f"{path}:{number}: not a tree: needs `id` and `nodes`, each with id, role (user, preferred, rejected), text"
-            )
+def _sound(t: Record) -> bool:
+    nodes = t.get("nodes")
+    return isinstance(t.get("id"), str) and isinstance(nodes, list) and all(
+        isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str) and n.get("role") in ROLES
+        for n in nodes
+    )  # fmt: skip
+
+
+def read_trees(*paths: Path) -> list[Record]:
+    """Trees of several files, or of the *.jsonl of folders, in the order given.
+
+    Raises:
+        UserError: a row that is no tree, with its line; an id that two trees have; fewer than two trees.
+    """
+    places: dict[str, str] = {}
+    trees = []
+    for file in (f for path in paths for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])):
+        for number, t in enumerate(read_jsonl(file), 1):
+            where = f"{file}:{number}"
+            if not _sound(t):
+                raise UserError(
+                    f"{where}: not a tree: needs `id` and `nodes`, each with id, role ({', '.join(ROLES)}), text"
+                )
+            if t["id"] in places:
+                raise UserError(f"{where}: tree {t['id']} is in {places[t['id']]}, too; give each tree an id of its own")
+            places[t["id"]] = where
+            trees.append(t)
     if len(trees) < 2:
-        raise UserError(f"{path}: {len(trees)} trees cannot be split into train and validation; grow more personas")
+        read = " and ".join(map(str, paths))
+        raise UserError(f"{read}: {len(trees)} trees cannot be split into train and validation; grow more personas")
     return trees

@@ -80,7 +80,7 @@ def asked(client: Client, p: Judge, prompt: prompts.Prompt, items: list[Record])
     ways = ((prompt, p.seed), (reversed_examples(prompt), p.seed + 1))
     return [
         partial(scored, client, who, *way, p.samples, context)
-        for who in judge.judges(p)
+        for who in judge.judges(p, prompt)
         for way in ways
         for context in contexts
     ]

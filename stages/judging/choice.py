@@ -6,6 +6,7 @@ Every reply stands once at every letter (rotations), so a liking for a letter ca
 import math
 import re
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from string import ascii_uppercase
 from typing import Any
@@ -41,6 +42,15 @@ def told(reply: Record, chosen: int, number: int) -> list[float] | None:
     return None
 
 
+def rotations(prompt: Prompt, message: str, replies: Sequence[str]) -> Iterator[tuple[list[int], Message]]:
+    """(replies in the order of their letters, the message that asks for one) with every reply once at every letter."""
+    number = len(replies)
+    for shift in range(number):
+        order = [(shift + n) % number for n in range(number)]
+        lines = "\n".join(f"{ascii_uppercase[n]}. {replies[j]}" for n, j in enumerate(order))
+        yield order, {"role": "user", "content": prompt.part("ask", message=message, replies=lines)}
+
+
 async def chosen(
     client: Client,
     role: Role,
@@ -50,7 +60,7 @@ async def chosen(
     where: tuple[str, ...],
     history: list[Message],
     message: str,
-    replies: list[str],
+    replies: Sequence[str],
 ) -> tuple[list[float], int]:
     """(a row of L, answers that could not be read), for a user with `history`.
 
@@ -63,10 +73,8 @@ async def chosen(
     """  # fmt: skip
     number = len(replies)
     logs, counts, unread = list[list[float]](), Counter[int](), 0
-    for shift in range(number):
-        order = [(shift + n) % number for n in range(number)]
-        lines = "\n".join(f"{ascii_uppercase[n]}. {replies[j]}" for n, j in enumerate(order))
-        chat = [*history, {"role": "user", "content": prompt.part("ask", message=message, replies=lines)}]
+    for shift, (order, last) in enumerate(rotations(prompt, message, replies)):
+        chat = [*history, last]
         for sample in range(samples):
             try:
                 parse = partial(letter, number=number)

@@ -130,11 +130,12 @@ def wrong_persona(seed: int, case: Record, cases: list[Record]) -> Record | None
     return min(strangers or others, key=lambda c: seed_of(seed, case["id"], "wrong", c["id"]), default=None)
 
 
-def judges(judge: Judge) -> list[Role]:
-    """The roles that score."""
+def judges(judge: Judge, prompt: prompts.Prompt) -> list[Role]:
+    """The roles that score by `prompt`."""
     alternatives = ALTERNATIVES if judge.logprobs else 0
     models = judge.models or [judge.model]
-    return [role(judge, "judge", model=m, stop=("\n",), accept=("ok", "truncated"), logprobs=alternatives) for m in models]
+    how = {"stop": prompt.stop("judge"), "accept": ("ok", "truncated"), "logprobs": alternatives}
+    return [role(judge, "judge", model=m, **how) for m in models]
 
 
 def judgings(client: Client, p: Judge, prompt: prompts.Prompt, cases: list[Record]) -> list[partial[Any]]:
@@ -144,7 +145,7 @@ def judgings(client: Client, p: Judge, prompt: prompts.Prompt, cases: list[Recor
         pairs += [(case, w) for case in cases if (w := wrong_persona(p.seed, case, cases))]
     return [
         partial(scores, client, judge, prompt, p.seed, case, p.samples, against)
-        for judge in judges(p)
+        for judge in judges(p, prompt)
         for case, against in pairs
     ]
 

@@ -19,6 +19,8 @@ class Judge(Speaker):
     """Scores drawn where the server gives no log-probabilities (one from a greedy judge: it says the same again)."""
     logprobs: bool
     """Whether log-probabilities are asked for; false for a server that refuses the question."""
+    max_failed_share: float = Field(ge=0, le=1)
+    """Share of a judge's calls that may fail, in stages judge and calibrate."""
     wrong_persona: bool
     """Also judge every reply by the persona of another case."""
 

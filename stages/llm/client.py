@@ -80,6 +80,18 @@ class Client:
         Raises:
             CallFailed: no draw gave an accepted outcome.
         """
+        try:
+            answer = await self._drawn(role, messages, seed, parse, schema)
+        except CallFailed as e:
+            self.ledger.settle(role, e)
+            raise
+        self.ledger.settle(role)
+        return answer
+
+    async def _drawn(
+        self, role: Role, messages: list[Message], seed: int, parse: Callable[[str], T], schema: dict[str, Any] | None
+    ) -> Answer[T]:
+        """`ask`, not counted."""
         found, text = "", ""
         for sample in range(self.resamples + 1):
             call = self.request(role, messages, seed if sample == 0 else seed_of(seed, sample), schema)
@@ -95,7 +107,8 @@ class Client:
                     found, text = "unreadable", f"{e}: {text}"
                     accepted = found in role.accept
             served = self.servers.served_name(role.model, whole.get("served_model"))
-            self.ledger.record(role.name, whole, found, stored=stored, served=served, unsent=call.unsent)
+            cut = "cut" in reply
+            self.ledger.record(role.name, whole, found, stored=stored, served=served, unsent=call.unsent, cut=cut)
             if accepted:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
             if found != "unreadable":

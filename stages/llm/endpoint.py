@@ -140,9 +140,7 @@ class Endpoint:
             CallFailed: this request will never be answered (400s), or the deadline passed while others were answered.
             UserError: no request will be answered (key, quota, wrong URL, nobody there).
         """
-        import openai
-
-        client, caller = self.client(), asyncio.current_task()
+        caller = asyncio.current_task()
         assert caller is not None
         begun, tries = 0.0, 0
         while True:
@@ -151,28 +149,37 @@ class Endpoint:
             sent = time.monotonic()
             self.sending.add(caller)
             try:
-                # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
-                answer = await client.post("/chat/completions", cast_to=object, content=body)
-                fault = faults.inside(answer)
-                if fault is None:
-                    if not is_completion(answer):
-                        raise CallFailed("malformed", self.redacted(answer, 2000))
+                found = await self._sent(body)
+                if isinstance(found, dict):
                     self.answered()
                     self.limiter.answered()
-                    return answer, self._answered - sent
-                pause = self._pause(fault, None, body, tries, begun, probe)
-            except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
-                raise CallFailed("malformed", self.redacted(e)) from None
-            except openai.APIStatusError as e:
-                fault = faults.refusal(e.status_code, e.body or e.response.text, retry_after(e.response.headers))
-                pause = self._pause(fault, e, body, tries, begun, probe)
-            except openai.APIConnectionError as e:  # timeouts too
-                pause = self._pause(None, e, body, tries, begun, probe)
+                    return found, self._answered - sent
+                pause = self._pause(found, body, tries, begun, probe)
             finally:
                 self.limiter.leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
             await asyncio.sleep(pause)
+
+    async def _sent(self, body: bytes) -> dict[str, Any] | Refusal | Exception:
+        """What comes of sending a request once: an answer, a refusal, or no answer at all. Raises CallFailed."""
+        import openai
+
+        try:
+            # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
+            answer = await self.client().post("/chat/completions", cast_to=object, content=body)
+        except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
+            raise CallFailed("malformed", self.redacted(e)) from None
+        except openai.APIStatusError as e:
+            return faults.refusal(e.status_code, e.body or e.response.text, retry_after(e.response.headers))
+        except openai.APIConnectionError as e:  # timeouts too
+            away: Exception = e
+            return away
+        if fault := faults.inside(answer):
+            return fault
+        if is_completion(answer):
+            return answer
+        raise CallFailed("malformed", self.redacted(answer, 2000))
 
     def answered(self) -> None:
         """The server answered a request, so the key is right."""
@@ -205,46 +212,39 @@ class Endpoint:
         other = f" or {here}.rename to {{max_tokens: max_completion_tokens}}" if name == "max_tokens" else ""
         return f"endpoint {self.name}: {model} does not take {name}: {message}; set {profile}{here}.omit to [{name}]{other}"
 
-    def _pause(
-        self, fault: Refusal | None, error: Exception | None, body: bytes, tries: int, begun: float, probe: bool
-    ) -> float:
+    def _pause(self, found: Refusal | Exception, body: bytes, tries: int, begun: float, probe: bool) -> float:
         """Seconds until the same request is sent again.
 
         Args:
-            fault: what the server refused it with; None where no answer came.
-            error: of the SDK.
+            found: what came of it: a refusal, or the SDK's error where no answer came.
             tries: how often it was sent before.
             begun: moment at which it was sent first.
             probe: whether it probed an open breaker.
         Raises:
             CallFailed, UserError: sending it again is of no use, or the deadline would pass.
         """
-        limited = fault is not None and fault.meaning() == faults.WAIT
-        if fault is not None:
-            if refused := self.refused(fault, body):
+        fault, limited, absent = None, False, False
+        if isinstance(found, Refusal):
+            if refused := self.refused(found, body):
                 self.limiter.rejected()
-                raise refused from None
-            message = self.redacted(fault.message)
+                raise refused
+            fault, limited, message = found, found.meaning() == faults.WAIT, self.redacted(found.message)
         else:
-            assert error is not None
-            message = self.message(error)
-        if fault is not None and limited:
-            pause = self.limiter.refused(fault.retry_after, tries)
+            message = self.message(found)
+            absent = not self._answered and type(found.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+        after = fault.retry_after if fault else None
+        if limited:
+            pause = self.limiter.refused(after, tries)
         else:
-            pause = self.limiter.fault(tries, fault.retry_after if fault else None)
-            if probe:
-                pause = 0.0  # the breaker's own clock decides
+            pause = self.limiter.fault(tries, after)
+            pause = 0.0 if probe else pause  # the breaker's own clock decides
         # a wrong address is not waited for as a restart is
-        away = error is not None and fault is None
-        absent = (
-            away and not self._answered and type(error and error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
-        )
         patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
         if time.monotonic() + pause > begun + patience:
-            if self._answered < begun and (away or limited):
+            if self._answered < begun and (limited or not fault):
                 what = "keeps to its rate limit" if limited else "is not there"
-                raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {message}") from None
-            raise CallFailed("deadline", message) from None
+                raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {message}")
+            raise CallFailed("deadline", message)
         return pause
 
     def message(self, error: Exception) -> str:

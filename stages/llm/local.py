@@ -2,6 +2,10 @@
 
 A folder with a model.gguf is served by llama.cpp inside this process; any other Hugging Face folder by `transformers serve`
 in a process of its own, which this module is run as.
+
+Both sample as the request says and in no other way: the frequency penalty, then the temperature, then top_p, as OpenAI's
+protocol has it. Defaults of the server, of the GGUF and of generation_config.json (top_k, min_p, greedy decoding) are off.
+Templates that can are told not to think. For the penalty llama.cpp counts the last 64 tokens, prompt included.
 """
 
 import os
@@ -58,6 +62,9 @@ def _llama(path: Path, slots: int, context: int, threads: int) -> Engine:
     p.model.path, p.hostnames, p.port, p.api_keys = str(path), ["127.0.0.1"], 0, [key]
     p.n_parallel, p.n_ctx, p.cache_ram_mib = slots, slots * context, 256
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = threads
+    p.sampling.samplers, p.sampling.user_sampling_config = "penalties;temperature;top_p", -1  # -1: whatever the GGUF says
+    p.sampling.penalty_repeat, p.sampling.penalty_present = 1.0, 0.0
+    p.enable_reasoning, p.default_template_kwargs = 0, {"enable_thinking": "false"}
     p.ui, p.verbosity, p.warmup, p.ctx_shift = False, 0, False, False
     try:
         server = xllamacpp.Server(p)
@@ -84,6 +91,36 @@ def _transformers(folder: Path) -> Engine:
     raise UserError(f"{folder}: `transformers serve` did not answer within two minutes")
 
 
+def _plain_sampling() -> None:
+    """Have `transformers serve` sample as the request says, whatever the model's generation_config.json holds."""
+    import torch
+    from transformers import GenerationConfig, GenerationMixin
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+
+    build, processors = ChatCompletionHandler._build_generation_config, GenerationMixin._get_logits_processor
+
+    def of_request(self: Any, body: Any, of_model: Any, use_cb: bool = False) -> Any:
+        ends = {name: value for name, value in of_model.to_dict().items() if name.endswith("token_id")}
+        vars(of_model).update(vars(GenerationConfig(**ends, do_sample=True, top_k=0)))  # 0: none; its default is 50
+        made = build(self, {**body, "frequency_penalty": None}, of_model, use_cb)  # it would make it a factor
+        made.frequency_penalty = body.get("frequency_penalty") or 0.0
+        return made
+
+    def with_penalty(self: Any, generation_config: Any, input_ids_seq_length: int = 0, **kwargs: Any) -> Any:
+        found = processors(self, generation_config, input_ids_seq_length=input_ids_seq_length, **kwargs)
+
+        def penalised(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            said = ids[:, input_ids_seq_length:]
+            lost = torch.full_like(said, -generation_config.frequency_penalty, dtype=scores.dtype)
+            return scores.scatter_add(1, said, lost)
+
+        found.insert(0, penalised)
+        return found
+
+    ChatCompletionHandler._build_generation_config = of_request
+    GenerationMixin._get_logits_processor = with_penalty
+
+
 def _serve(folder: str, key: str) -> None:
     """`transformers serve` on a free port of 127.0.0.1. It knows no keys itself, so its application is put behind one."""
     from fastapi.responses import JSONResponse
@@ -104,7 +141,8 @@ def _serve(folder: str, key: str) -> None:
         return app
 
     server.build_server = guarded
-    Serve(force_model=folder, host="127.0.0.1", port=0)
+    _plain_sampling()
+    Serve(force_model=folder, host="127.0.0.1", port=0, chat_template_kwargs='{"enable_thinking": false}')
 
 
 if __name__ == "__main__":

@@ -179,10 +179,8 @@ PROFILES: dict[str, Profile] = {
 def advised(name: str) -> str:
     """The profile that a model's name asks for, or empty: the family refuses parameters of a plain request."""
     name = name.lower()
-    for family, pattern in {"claude": "claude", "gemini": "gemini", "grok": "grok", "deepseek": "deepseek"}.items():
-        if pattern in name:
-            return family
-    return "openai" if _openai(name, {}).omit else ""
+    families = (family for family in _FAMILIES if family != "openai" and family in name)
+    return next(families, "openai" if _openai(name, {}).omit else "")
 
 
 def wire(family: str, *layers: Dialect) -> Wire:
@@ -199,15 +197,13 @@ def wire(family: str, *layers: Dialect) -> Wire:
     for layer in layers:
         omit = omit - {*layer.keep} | {*layer.omit}
     tokens = [layer.thinking_tokens for layer in layers if layer.thinking_tokens is not None]
-    made = replace(
+    thinking = tokens[-1] if tokens else found.thinking
+    return replace(
         found,
         omit=frozenset(omit),
         rename={**found.rename, **{old: new for layer in layers for old, new in layer.rename.items()}},
         cap={**found.cap, **{name: most for layer in layers for name, most in layer.cap.items()}},
         add={**found.add, **add},
-        thinking=tokens[-1] if tokens else found.thinking,
+        defaults={k: v for k, v in found.defaults.items() if not thinking or k not in NO_THOUGHTS},
+        thinking=thinking,
     )
-    if made.thinking and "chat_template_kwargs" in made.defaults:
-        thoughtful = {k: v for k, v in made.defaults.items() if k != "chat_template_kwargs"}
-        return replace(made, defaults=thoughtful)
-    return made

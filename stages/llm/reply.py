@@ -35,6 +35,7 @@ _MARKS = (
     (r"<\|channel\|>(?:analysis|thought)", r"<\|channel\|>final(?:<\|message\|>)?"),  # gpt-oss
 )
 _THOUGHTS = [(re.compile(begin), re.compile(end), re.compile(f"{begin}.*?{end}", re.S)) for begin, end in _MARKS]
+_MARK = re.compile(r"[<\[◁]")  # in each of them; a text without costs no further search
 _REASONING = ("reasoning_content", "reasoning", "thinking", "thoughts")  # beside `content`
 
 
@@ -139,6 +140,8 @@ def from_answer(answer: dict[str, Any], price: Price | None, *, local: bool, sec
 
 def _spoken(text: str) -> tuple[str, bool, bool]:
     """(text without thoughts, whether there was one, whether it was not ended)."""
+    if not _MARK.search(text):
+        return text, False, False
     whole, open_ = text, False
     for begin, end, closed in _THOUGHTS:
         text = closed.sub("", text)
@@ -153,6 +156,7 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
     """What a stored reply says: without its thoughts, and up to the first of the texts `stop`, should it go on after one.
 
     `thought` is what is known of a thought: "", "closed", "open" (the reply ends within it) or "beside" (it came apart).
+    `cut` is there where the reply did go on.
     """
     try:
         whole = _parts(reply["text"])[0]  # replies stored before 2026-12 may be lists of parts
@@ -169,7 +173,7 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
     first = text.lstrip()
     ends = [at for s in stop if (at := first.find(s)) >= 0]
     if ends:
-        made["text"] = first[: min(ends)]
+        made["text"], made["cut"] = first[: min(ends)], True
         if _end(reply) in CUT and not open_:
             made["finish"] = "stop"  # what is cut off came after the end of the reply
     return made

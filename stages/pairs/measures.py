@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from stages.core.files import Record
 from stages.dialogue import faults, tree
-from stages.dialogue.transcript import texts
+from stages.dialogue.quotes import stands
 from stages.text import ngrams
 
 REVEALED = 0.5  # coverage of an item from which on a text reveals it
@@ -40,26 +40,39 @@ class Turn:
 
     tree: str
     node: str
+    kind: str  # of the other reply: uninformed, misinformed; "": all are uninformed
+    of: str  # id of the persona whose note a misinformed reply had
     user: str
-    replies: dict[str, str]  # preferred, rejected
+    replies: dict[str, str]  # preferred, rejected: the other one, of either kind
     items: list[str]
-    item: int | None  # the one that the turn was to reveal
+    item: int | None  # the one that a scripted turn was to reveal; None: nobody told the user what to reveal
     before: str  # all user turns of the path before this one
     written: str  # ... and this one
     replied: list[str]  # all replies of the path before this turn
     note: list[int] | None  # None: the tree has no notes
+    quoted: set[int] | None  # items that the user's own words so far are quoted for; None: the tree has no quotes
+    shown: set[int]  # ... this turn first
+    mentions: dict[str, list[Record] | None]  # items that a reply mentions, each with a quote of it; None: not asked for
     verdicts: list[Record]
 
 
-def turn_at(t: Record, user: tree.Node, preferred: tree.Node, rejected: tree.Node, nodes: dict[str, tree.Node]) -> Turn:
+def turn_at(
+    t: Record, user: tree.Node, preferred: tree.Node, other: tree.Node, nodes: dict[str, tree.Node], kind: str = ""
+) -> Turn:
     """The decision at node `user` of tree `t`."""
-    history = tree.history(nodes, tree.parent(user["id"]))
-    before = texts(history, "user")
+    path = tree.path(nodes, user["id"])
+    said = [n["text"] for n in path if n["role"] == "user"]
+    rows = [q for n in path for q in n.get("quotes", [])]
+    verdicts = (other if kind == "misinformed" else user).get("verdicts", [])
     return Turn(
-        tree=str(t["id"]), node=user["id"], user=user["text"], items=t.get("items", []), item=user.get("item"),
-        replies={"preferred": preferred["text"], "rejected": rejected["text"]}, note=user.get("note"),
-        before=" ".join(before), written=" ".join([*before, user["text"]]), replied=texts(history, "assistant"),
-        verdicts=user.get("verdicts", []),
+        tree=str(t["id"]), node=user["id"], kind=kind, of=other.get("of", ""), user=user["text"],
+        items=t.get("items", []), item=user.get("item"),
+        replies={"preferred": preferred["text"], "rejected": other["text"]}, note=user.get("note"),
+        before=" ".join(said[:-1]), written=" ".join(said), replied=[n["text"] for n in path if n["role"] != "user"],
+        quoted={q["item"] for q in rows if stands(q["quote"], said)} if any("quotes" in n for n in path) else None,
+        shown={q["item"] for q in user.get("quotes", [])},
+        mentions={"preferred": preferred.get("mentions"), "rejected": other.get("mentions")},
+        verdicts=[{k: "rejected" if v == "misinformed" else v for k, v in row.items()} for row in verdicts],
     )  # fmt: skip
 
 
@@ -69,25 +82,56 @@ def unrevealed(items: list[str], text: str, written: str) -> list[int]:
     return [i for i, x in known if ngrams.coverage(x, text) >= HELD and ngrams.coverage(x, written) < REVEALED]
 
 
-def recalled(t: Turn, text: str) -> int:
-    """Greatest number of content words of an item noted at an earlier turn, as the user wrote them, that `text` holds and
-    the message it answers does not."""
+def note_unrevealed(t: Turn) -> int:
+    """Noted items that nothing the user said shows: by quotes, else by words.
+
+    What a user merely implies shares no word with its item; so of a user without a script all noted facts count where there
+    are three or more and none has a word that the user said.
+    """
+    note = t.note or []
+    if t.quoted is not None:
+        return len(set(note) - t.quoted)
+    silent = [i for i in note if ngrams.coverage(t.items[i], t.written) == 0]
+    solid = {i for i in note if len(ngrams.content(t.items[i])) >= LEAST_WORDS}
+    return len(silent) if t.item is not None or (len(solid) > 2 and solid <= {*silent}) else 0
+
+
+def recalled(t: Turn, who: str) -> int | None:
+    """Greatest number of words of an item noted at an earlier turn in reply `who`: of the quote that mentions it; without
+    quotes, content words as the user wrote them that the message it answers does not hold. None where nothing tells."""
+    mentions = t.mentions[who]
+    if t.note is None or (mentions is None and t.item is None):
+        return None
+    if mentions is not None:
+        earlier_items = {*t.note} - t.shown
+        return max((len(ngrams.words(m["quote"])) for m in mentions if m["item"] in earlier_items), default=0)
     earlier = ngrams.content(t.before) - ngrams.content(t.user)
-    shared = ngrams.content(text) & earlier
-    return max((len(ngrams.content(t.items[i]) & shared) for i in t.note or [] if i != t.item), default=0)
+    shared = ngrams.content(t.replies[who]) & earlier
+    return max((len(ngrams.content(t.items[i]) & shared) for i in t.note if i != t.item), default=0)
+
+
+def held(t: Turn, who: str) -> tuple[int, int]:
+    """(items that reply `who` mentions, those of them that it was not to know): by quotes, else by words."""
+    mentions, note = t.mentions[who], t.note or []
+    if mentions is not None:
+        return len(mentions), sum(m["item"] not in note for m in mentions)
+    text = t.replies[who]
+    solid = [i for i in t.items if len(ngrams.content(i)) >= LEAST_WORDS]
+    leaked = [i for i in unrevealed(t.items, text, t.written) if t.item is not None or i not in note]
+    return sum(ngrams.coverage(i, text) >= HELD for i in solid), len(leaked)
 
 
 def measure_reply(t: Turn, who: str) -> dict[str, float]:
-    """Measures of one reply: words; recited and unrevealed, the items it holds and those of them not revealed before;
+    """Measures of one reply: words; recited and unrevealed, the items it mentions and those of them not known then;
     names_inference and directions, 1.0 where it speaks of a profile or notes, or has stage directions; repetition; loops,
     the share of its 3-grams that stand in earlier replies; recalled, where notes were kept."""
-    text = t.replies[who]
-    solid = [i for i in t.items if len(ngrams.content(i)) >= LEAST_WORDS]
+    text, found = t.replies[who], recalled(t, who)
+    recited, unknown = held(t, who)
     return {
-        **({} if t.note is None else {"recalled": recalled(t, text)}),
+        **({} if found is None else {"recalled": found}),
         "words": len(ngrams.words(text)),
-        "recited": sum(ngrams.coverage(i, text) >= HELD for i in solid),
-        "unrevealed": len(unrevealed(t.items, text, t.written)),
+        "recited": recited,
+        "unrevealed": unknown,
         "names_inference": float(bool(_NAMES.search(text))),
         "repetition": round(ngrams.repetition(text), 4),
         "loops": round(ngrams.containment(text, t.replied), 4),
@@ -97,11 +141,11 @@ def measure_reply(t: Turn, who: str) -> dict[str, float]:
 
 def measure(t: Turn) -> dict[str, float]:
     """Measures of a whole decision; `preferred_...` and `rejected_...` are those of its replies."""
-    ahead = [i for i in unrevealed(t.items, t.user, t.before) if i != t.item]
+    ahead = [i for i in unrevealed(t.items, t.user, t.before) if i != t.item] if t.item is not None else []
     return {
         "similarity": round(ngrams.jaccard(t.replies["preferred"], t.replies["rejected"]), 4),
         "user_unrevealed": len(ahead),
-        "note_unrevealed": sum(ngrams.coverage(t.items[i], t.written) == 0 for i in t.note or []),
+        "note_unrevealed": note_unrevealed(t),
         "user_confused": float("assistant_talk" in faults.faults(t.user, [], []) or bool(_DIRECTIONS.search(t.user))),
         **{f"{who}_{k}": v for who in t.replies for k, v in measure_reply(t, who).items()},
     }

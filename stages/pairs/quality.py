@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.core.files import Record
 from stages.dialogue.faults import REPEATED
+from stages.pairs.context_free import Replies, context_free_predicts
 from stages.pairs.measures import Turn
 from stages.pairs.selection import OTHER, Decision, label
 from stages.pairs.settings import Require
@@ -82,27 +83,45 @@ def pair_measures(rows: list[tuple[dict[str, float], str]]) -> dict[str, Any]:
     }
 
 
-def summary(decisions: list[Decision], on_disagreement: str) -> dict[str, Any]:
-    """Counts of the decisions by outcome, the verifier's measures, and those of the pairs after and before the filters."""
+def _summary(decisions: list[Decision], on_disagreement: str) -> dict[str, Any]:
     labelled = [(d.measures, label(d.turn.verdicts, on_disagreement)[0] or "preferred") for d in decisions]
+    kept = [d for d in decisions if d.chosen]
     return {
         "decisions": len(decisions),
-        "kept": dict(sorted(Counter(f"{d.reason}_{d.chosen}" for d in decisions if d.chosen).items())),
+        "kept": dict(sorted(Counter(f"{d.reason}_{d.chosen}" for d in kept).items())),
         "dropped": dict(sorted(Counter(d.reason for d in decisions if not d.chosen).items())),
         "verifier": verdict_measures([d.turn for d in decisions]),
-        "quality": pair_measures([(d.measures, d.chosen) for d in decisions if d.chosen]),
+        "quality": {
+            **pair_measures([(d.measures, d.chosen) for d in kept if d.chosen]),
+            "context_free_predicts": context_free_predicts([Replies(d.turn.tree, *d.texts, d.turn.of) for d in kept]),
+        },
         "quality_before_filters": pair_measures(labelled),
     }
+
+
+def summary(decisions: list[Decision], on_disagreement: str) -> dict[str, Any]:
+    """Counts of the decisions by outcome, the verifier's measures, and those of the pairs after and before the filters.
+
+    `kinds` has the same of each kind of pairs, where there are several.
+    """
+    found = _summary(decisions, on_disagreement)
+    kinds = sorted({d.turn.kind for d in decisions} - {""})
+    if kinds:
+        found["kinds"] = {k: _summary([d for d in decisions if d.turn.kind == k], on_disagreement) for k in kinds}
+    return found
 
 
 def unmet(found: Record, r: Require) -> list[str]:
     """What `require` demands and a `summary` does not meet, each with by how much. A missing measure is not met."""
     kept, verifier = found["quality"], found["verifier"]
+    told = [k["quality"]["context_free_predicts"] for k in found.get("kinds", {"": found}).values()]
+    worst = max((t["accuracy"] for t in told if t), default=None)
     bounds = [
         ("min_pairs", kept["pairs"], r.min_pairs),
         ("min_order_agreement", verifier["order_agreement"], r.min_order_agreement),
         ("min_informed_wins", verifier["informed_wins"], r.min_informed_wins),
         ("max_length_predicts", kept.get("length_predicts"), r.max_length_predicts),
+        ("max_context_free", worst, r.max_context_free),
         ("max_unrevealed", kept.get("leaks", {}).get("reply_unrevealed"), r.max_unrevealed),
     ]
     wrong = []

@@ -5,7 +5,7 @@ from collections import Counter
 from stages.core.files import Record, digest
 from stages.core.prompts import Message
 from stages.dialogue import tree
-from stages.pairs.selection import OTHER, Decision, sft_fault
+from stages.pairs.selection import Decision, sft_fault
 from stages.pairs.settings import Filters
 
 Data = dict[str, list[Record]]
@@ -35,9 +35,9 @@ def sft_rows(t: Record, system: list[Message], faults: dict[str, str]) -> list[R
 
 def pair_row(t: Record, d: Decision, system: list[Message]) -> Record:
     """The preference pair of a kept decision."""
-    assert d.chosen is not None
-    chosen, rejected = reply(d.turn.replies[d.chosen]), reply(d.turn.replies[OTHER[d.chosen]])
-    return {"prompt": system + tree.history(tree.index(t), d.turn.node), "chosen": chosen, "rejected": rejected}
+    chosen, rejected = map(reply, d.texts)
+    prompt = system + tree.history(tree.index(t), d.turn.node)
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **d.kind_column}
 
 
 def training_data(

@@ -9,6 +9,7 @@ from stages.pairs.settings import ExtractPairs, Filters
 from stages.text.ngrams import words
 
 OTHER = {"preferred": "rejected", "rejected": "preferred"}
+NEGATIVES = {"uninformed": "r", "misinformed": "m"}  # kind of pairs: the reply (tree.REPLIES) set against the preferred one
 
 
 @dataclass
@@ -29,7 +30,18 @@ class Decision:
     def record(self) -> Record:
         """As written to files."""
         decided = {"chosen": self.chosen, "reason": self.reason, "measures": self.measures}
-        return {"tree": self.turn.tree, "node": self.turn.node, **decided}
+        return {"tree": self.turn.tree, "node": self.turn.node, **decided, **self.kind_column}
+
+    @property
+    def kind_column(self) -> dict[str, str]:
+        """`kind` of the pair, where not all are against the uninformed reply."""
+        return {"kind": self.turn.kind} if self.turn.kind else {}
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The chosen and the other reply."""
+        chosen = self.chosen or "preferred"
+        return self.turn.replies[chosen], self.turn.replies[OTHER[chosen]]
 
 
 def label(verdicts: list[Record], on_disagreement: str) -> tuple[str | None, str]:
@@ -81,19 +93,25 @@ def sft_fault(d: Decision, f: Filters) -> str:
 
 
 def decide(t: Record, p: ExtractPairs) -> list[Decision]:
-    """All decisions of a tree, labelled and filtered."""
-    nodes = tree.index(t)
-    decisions = []
-    for user, preferred, rejected in tree.decisions(t):
-        turn = turn_at(t, user, preferred, rejected, nodes)
-        measured = measure(turn)
-        chosen, reason = label(turn.verdicts, p.on_disagreement)
-        if words(preferred["text"]) == words(rejected["text"]):
-            chosen, reason = None, "identical"
-        elif chosen and (fault := pair_fault(measured, p.filters) or target_fault(measured, chosen, p.filters)):
-            chosen, reason = None, fault
-        decisions.append(Decision(turn, measured, chosen, reason))
-    return decisions
+    """All decisions of a tree, labelled and filtered: those of one kind of pairs after those of the other."""
+    nodes, kinds = tree.index(t), dict.fromkeys(p.negatives)
+    named = [*kinds] != ["uninformed"]
+    turns = [
+        turn_at(t, *found, nodes, kind if named else "") for kind in kinds for found in tree.decisions(t, NEGATIVES[kind])
+    ]
+    return [decision(turn, p) for turn in turns]
+
+
+def decision(turn: Turn, p: ExtractPairs) -> Decision:
+    """A decision, labelled and filtered."""
+    measured = measure(turn)
+    unasked = turn.kind == "misinformed" and not turn.verdicts  # somebody else's note: no verifier is needed to say so
+    chosen, reason = label(turn.verdicts, "keep_informed" if unasked else p.on_disagreement)
+    if words(turn.replies["preferred"]) == words(turn.replies["rejected"]):
+        chosen, reason = None, "identical"
+    elif chosen and (fault := pair_fault(measured, p.filters) or target_fault(measured, chosen, p.filters)):
+        chosen, reason = None, fault
+    return Decision(turn, measured, chosen, reason)
 
 
 def balance(decisions: list[Decision], most: float, seed: int) -> None:

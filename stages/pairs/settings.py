@@ -8,7 +8,11 @@ from stages.core.params import Section
 
 
 class Filters(Section):
-    """What drops a pair (and, where it is the preferred reply's own fault, the SFT row); null is off."""
+    """What drops a pair (and, where it is the preferred reply's own fault, the SFT row); null is off.
+
+    Items that a text holds are read off quotes where a tree has them, else off words. `user_unrevealed`, `recalled`,
+    `names_inference` and `confused` fit scripted users who write English.
+    """
 
     length_ratio: float | None
     """Most words of the longer reply over those of the shorter."""
@@ -46,6 +50,8 @@ class Require(Section):
     """Least share of agreed pairs that the informed reply wins."""
     max_length_predicts: float | None
     """How often length alone may predict the label."""
+    max_context_free: float | None
+    """How often a bag of words that never sees the conversation may tell the chosen reply, of either kind of pairs."""
     max_unrevealed: float | None
     """Greatest share of pairs whose informed reply holds what was not shown."""
 
@@ -56,7 +62,11 @@ class ExtractPairs(Section):
     seed: int
     """Of the split and of ties."""
     trees: str
-    """File of trees: role-play's, or trees of your own."""
+    """File of trees, or folder of such files: role-play's, or trees of your own."""
+    more_trees: str
+    """Another file or folder, whose trees are added; no two trees have one id."""
+    negatives: list[Literal["uninformed", "misinformed"]] = Field(min_length=1)
+    """Replies that the informed one is set against. Against a misinformed one that no verifier judged it is chosen."""
     on_disagreement: Literal["drop", "keep_informed"]
     """What becomes of a pair on which the verifier's two answers differ, cannot be read or are missing."""
     val_share: float = Field(gt=0, lt=1)

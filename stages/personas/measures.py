@@ -10,6 +10,7 @@ from stages.text.encoder import Encode, Vectors
 from stages.text.ngrams import words
 
 ORIGINS = ("seeds", "imported", "generated")
+NAMED = 500  # most imported texts that are named of a reason
 COSINES = [round(-0.2 + 0.05 * i, 2) for i in range(25)]  # lower edges of the bins of a plot
 WORDS = [float(10 * i) for i in range(26)]
 
@@ -19,10 +20,12 @@ def measures(pool: TextPool, seeds: int, encode: Encode) -> Record:
     texts = [t["text"] for t in pool.texts]
     rates = {str(r["round"]): float(r["acceptance"]) for r in pool.rounds}
     offered = max(1, pool.generated + len(pool.imported))
+    noted = {reason: {"count": len(texts), "texts": texts[:NAMED]} for reason, texts in sorted(pool.noted.items())}
     rejected = dict(sorted(pool.rejected.items()))
     return {
         "seeds": seeds,
         "imported": sum(t["category"] == "imported" for t in pool.texts),
+        **({"imported_noted": noted} if pool.imported else {}),
         "pool": len(texts),
         "generated": pool.generated,
         "acceptance": {"mean": round(fmean(rates.values()), 4) if rates else None, **rates},

@@ -4,7 +4,9 @@ The items are what a conversation reveals one by one, so what a model could know
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from stages.core.cli import UserError
@@ -63,7 +65,7 @@ class Persona:
     profile: str
     personality: str
 
-    @property
+    @cached_property
     def id(self) -> str:
         """Stable name, from the texts alone: adding a persona renames no other."""
         return digest(self.profile, self.personality)[:12]
@@ -73,7 +75,12 @@ class Persona:
         """The whole persona in one paragraph."""
         return f"{self.profile} {self.personality}"
 
-    @property
+    @cached_property
+    def facts(self) -> int:
+        """How many of the items, the first ones, are facts."""
+        return len(facts(self.profile))
+
+    @cached_property
     def items(self) -> list[str]:
         """All facts, then all traits."""
         return facts(self.profile) + traits(self.personality)
@@ -83,7 +90,7 @@ class Persona:
 
         Facts and traits alternate three to one while both last, as facts are what a reply can be made to fit.
         """
-        cut = len(facts(self.profile))
+        cut = self.facts
         drawn = sorted(range(len(self.items)), key=lambda i: seed_of(seed, self.id, "reveal", i))
         queues = [[i for i in drawn if i < cut], [i for i in drawn if i >= cut]]
         order = []
@@ -92,9 +99,28 @@ class Persona:
             order.append((first or second).pop(0))
         return order
 
+    def agenda(self, seed: int, turn: int) -> list[int]:
+        """Items that a natural user may touch on at `turn`, counted from 1: the next 0, 1 or 2 of the schedule, as drawn."""
+        sizes = [(0, 1, 1, 2)[seed_of(seed, self.id, "agenda", t) % 4] for t in range(1, turn + 1)]
+        return self.schedule(seed)[sum(sizes[:-1]) : sum(sizes)]
+
     def record(self) -> Record:
         """As written to files."""
         return {"id": self.id, "profile": self.profile, "personality": self.personality}
+
+
+def strangers(personas: Sequence[Persona], seed: int) -> dict[str, Persona]:
+    """For each persona, by id, another one with another profile and another personality; it lacks those that have none.
+
+    Each is the next in one order drawn by `seed`, so nearly all serve once, and a new persona changes few.
+    """
+    ring = sorted(personas, key=lambda x: seed_of(seed, "stranger", x.id))
+    found = {}
+    for n, x in enumerate(ring):
+        others = (y for y in (*ring[n + 1 :], *ring[:n]) if y.profile != x.profile and y.personality != x.personality)
+        if other := next(others, None):
+            found[x.id] = other
+    return found
 
 
 def read(path: Path) -> list[Persona]:

@@ -40,21 +40,48 @@ class TextPool:
     generated: int = 0
     rejected: Counter[str] = field(default_factory=Counter)  # texts, by reason
     dropped: Counter[str] = field(default_factory=Counter)  # items of generated texts, by reason
+    noted: dict[str, list[str]] = field(default_factory=dict)  # imported texts by what generated ones are dropped for
     rounds: list[Record] = field(default_factory=list)
     stopped: str = ""
 
-    def offer(self, texts: list[str], category: str, language: str, encode: Encode) -> int:
-        """Keep those of `texts` that may be kept; returns how many. The others are counted by reason."""
+    def _filter(self, encode: Encode) -> "Kept":
         if self.kept is None:
             from stages.text.dedup import Kept
 
             vectors = encode([t["text"] for t in self.texts])
             self.kept = Kept(vectors.shape[1])
             self.kept.add(vectors)
+        return self.kept
+
+    def take_over(self, p: FilterPersonas, encode: Encode) -> None:
+        """Keep the imported texts as they are, but for those that are in the pool word by word.
+
+        Near-duplicates are dropped with `p.drop_similar_imports` alone. What a generated text would be dropped for is noted.
+        """
+        known = {t["text"].casefold() for t in self.texts}
+        texts = [t["text"] for t in self.imported]
+        own = [text for text in texts if text.casefold() not in known]
+        self.rejected.update(["duplicate"] * (len(texts) - len(own)))
+        vectors, kept = encode(own), self._filter(encode)
+        new = set(kept.offer(vectors, self.settings.threshold))
+        similar = [i for i in range(len(own)) if i not in new]
+        if p.drop_similar_imports:
+            self.rejected.update(["duplicate"] * len(similar))
+        else:
+            kept.add(vectors[similar])
+        for i, text in enumerate(own):
+            reasons = oddities(self.name, text, self.settings, p.language)
+            for reason in ["similar", *reasons] if i not in new else reasons:
+                self.noted.setdefault(reason, []).append(text)
+            if i in new or not p.drop_similar_imports:
+                self.texts.append({"text": text, "category": "imported"})
+
+    def offer(self, texts: list[str], category: str, language: str, encode: Encode) -> int:
+        """Keep those of `texts` that may be kept; returns how many. The others are counted by reason."""
         reasons = [unfit_text(self.name, text, language) for text in texts]
         self.rejected.update(reason for reason in reasons if reason)
         fit = [text for text, reason in zip(texts, reasons, strict=True) if not reason]
-        new = self.kept.offer(encode(fit), self.settings.threshold)
+        new = self._filter(encode).offer(encode(fit), self.settings.threshold)
         self.rejected.update(["duplicate"] * (len(fit) - len(new)))
         self.texts += [{"text": fit[i], "category": category} for i in new]
         return len(new)
@@ -105,6 +132,14 @@ def unfit_text(kind: str, text: str, language: str) -> str:
     if language == "en" and hygiene.foreign(text, prose=kind == "profiles"):
         return "language"
     return ""
+
+
+def oddities(kind: str, text: str, settings: Pool, language: str) -> list[str]:
+    """All that a generated text of the kind, or an item of it, would be dropped for."""
+    items = facts(text) if kind == "profiles" else traits(text)
+    number = {"too_few_items": len(items) < settings.min_items, "too_many_items": len(items) > settings.items}
+    found = [unfit_text(kind, text, language), *(reason for reason, wrong in number.items() if wrong)]
+    return [r for r in dict.fromkeys([*found, *(unfit_item(kind, item, settings) for item in items)]) if r]
 
 
 def compose(kind: str, items: list[str], settings: Pool, dropped: Counter[str]) -> tuple[str, str]:
@@ -165,7 +200,7 @@ async def _round(pool: TextPool, p: FilterPersonas, client: Client, generator: R
 async def grow(pool: TextPool, p: FilterPersonas, client: Client, generator: Role, encode: Encode) -> None:
     """Take over what is imported, then run rounds of generation until a stop is reached; `pool` is changed in place."""
     if pool.imported:
-        pool.offer([t["text"] for t in pool.imported], "imported", p.language, encode)
+        pool.take_over(p, encode)
 
     def numbers() -> dict[str, float | None]:
         return {**client.ledger.numbers(), "acceptance": pool.rounds[-1]["acceptance"] if pool.rounds else None}

@@ -64,6 +64,8 @@ class FilterPersonas(Section):
     """... for so many rounds."""
     max_rounds: int
     """Most rounds."""
+    max_failed_share: float = Field(ge=0, le=1)
+    """Share of the generator's calls that may fail."""
     train: int = Field(ge=1)
     """Training personas."""
     eval_profiles: int = Field(ge=1)
@@ -78,3 +80,5 @@ class FilterPersonas(Section):
     """File of texts of your own, read as seeds are; an empty file for none."""
     import_personalities: str
     """The same for personalities."""
+    drop_similar_imports: bool
+    """Whether imported texts that are nearer than the threshold to an earlier one are dropped; else they are named alone."""

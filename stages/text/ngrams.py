@@ -1,12 +1,14 @@
 """Words of a text, and how much of one text is in another: measures on words and word n-grams, no model asked."""
 
-import re
 from functools import lru_cache
+from itertools import pairwise
 
-_SIGN = (
-    "\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # kana and Han: scripts without blanks between words
-)
-_WORD = re.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+(?:['’][^\W_{_SIGN}]+)?")
+import regex
+
+# scripts without blanks between words: kana and Han; Thai and Lao, Burmese, Khmer
+_SIGN = "\u3041-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u0e01-\u0eff\u1000-\u109f\u1780-\u17d3"
+_WORD = regex.compile(rf"[{_SIGN}]|[^\W_{_SIGN}]+(?:['’][^\W_{_SIGN}]+)?")
+_ONE_SIGN = regex.compile(rf"[{_SIGN}]").fullmatch
 _WORDS = """
 the a an and or but of to in on at for with by from as is are was were be been am i my me mine we our us you your it its this
 that these those he she they his her their them who which not no have has had do does did so than then will would can could
@@ -17,7 +19,7 @@ Gram = tuple[str, ...]
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words; of Chinese and Japanese the single signs."""
+    """Lower-case words; of scripts without blanks the single signs."""
     return [w.lower().replace("’", "'") for w in _WORD.findall(text)]
 
 
@@ -42,8 +44,14 @@ def stem(word: str) -> str:
 
 @lru_cache(maxsize=1000)  # a text is compared with every item of its persona
 def content(text: str) -> set[str]:
-    """Stems of the content words."""
-    return {stem(w) for w in words(text) if w not in FUNCTION_WORDS}
+    """Stems of the content words; of scripts without blanks the pairs of neighbouring signs."""
+    found = words(text)
+    return {stem(w) for w in found if w not in FUNCTION_WORDS and not _ONE_SIGN(w)} | set(sign_pairs(found))
+
+
+def sign_pairs(tokens: list[str]) -> list[str]:
+    """Neighbouring signs of scripts without blanks: what comes nearest to their words."""
+    return [a + b for a, b in pairwise(tokens) if _ONE_SIGN(a) and _ONE_SIGN(b)]
 
 
 def coverage(fact: str, text: str) -> float:

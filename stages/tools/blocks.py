@@ -10,6 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from stages.core import tables
 from stages.core.tables import Rows
 
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
+    trim_blocks=True, lstrip_blocks=True,
+)  # fmt: skip
 HEADINGS = {"h2": "## ", "h3": "### ", "fold": "## "}
 
 
@@ -32,11 +36,7 @@ def cell(value: Any) -> str:
 
 def html(title: str, blocks: Sequence[Block]) -> str:
     """The page: no script, no network; every text is escaped."""
-    pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return pages.get_template("report.html").render(title=title, blocks=blocks)
+    return TEMPLATES.get_template("report.html").render(title=title, blocks=blocks)
 
 
 def markdown(title: str, blocks: Sequence[Block]) -> Iterator[str]:

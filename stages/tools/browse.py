@@ -116,7 +116,8 @@ def cases(data: Data) -> tuple[list[str], list[Record]]:
         for c in said:
             case = found.setdefault(c["id"], {k: c[k] for k in ("id", "profile", "personality", "items")} | {"models": {}})
             turns = [{**t, "judged": judged.get((c["id"], t["turn"]))} for t in c["turns"]]
-            case["models"][model] = {"turns": turns, "ended": c.get("ended")}
+            left = {"turn": c["ended_by_user"], "reason": "by the user"} if "ended_by_user" in c else None
+            case["models"][model] = {"turns": turns, "ended": c.get("ended") or left}
     return models, list(found.values())
 
 

@@ -4,6 +4,7 @@ Run: python -m stages.tools.check
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from stages import (
     converse,
     dpo,
     eval,
+    external,
     extract_pairs,
     filter_personas,
     judge,
@@ -30,7 +32,8 @@ from stages.llm.request import request
 from stages.llm.settings import Limits, Role, Sampling, unknown_endpoint
 
 MODULES: tuple[ModuleType, ...] = (
-    base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, calibrate, judge, eval
+    base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, external, calibrate,
+    judge, eval
 )  # fmt: skip
 SETTINGS = {  # of params.yaml, by the parameter that carries it
     "temperature": "temp", "top_p": "top_p", "frequency_penalty": "penalty", "max_tokens": "tokens", "logprobs": "logprobs"
@@ -47,6 +50,7 @@ def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any
         if setting == "model":
             sampling = {k.removeprefix(f"{name}_"): v for k, v in roles.items() if str(k).startswith(f"{name}_")}
             found.append((f"roles.{key}", model, f"roles.{name}_", sampling))
+    found.append(("converse.user_model", _mapping(params, "converse").get("user_model"), "user.", _mapping(params, "user")))
     for name in ("generator", "user", "judge"):
         section = _mapping(params, name)
         found.append((f"{name}.model", section.get("model"), f"{name}.", section))
@@ -127,6 +131,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
         if section == UNTRACKED or any(leaf == k or leaf.startswith(k + ".") for k in known):
             continue
         faults.append(f"{leaf}: unknown{near(leaf, known) if section in sections else near(section, sorted(sections))}")
+    if not (sets := Path("prompts") / str(params.get("prompts"))).is_dir():
+        faults.append(f"prompts: no folder {sets}")
     for stage, keys in stages.items():
         if module := STAGES.get(stage):
             faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]

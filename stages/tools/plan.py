@@ -138,6 +138,8 @@ class PlannedCalls:
         tokens, _, logprobs = self._means(request.role)
         words = int(tokens) - len(STAND_IN.split())
         text = READ.get(request.role.name) or f"{STAND_IN}{request.key[:12]}" + " word" * words
+        if request.role.name == "inducer" and "response_format" in request.body:  # quotes: one more item each turn
+            text = json.dumps({"item": (request.messages[-1]["content"].count(STAND_IN) + 1) // 2, "quote": STAND_IN})
         reply: Reply = {"text": text, "finish": "stop"}
         if request.role.logprobs and logprobs:
             reply["logprobs"] = [[text, [[text, 0.0]]]]
@@ -265,10 +267,12 @@ class Walk:
     async def roleplay(self, name: str, number: int, progress: Progress) -> None:
         """roleplay of so many personas."""
         p = self.line.load(name, roleplay.Params)
-        texts = self.line.prompts(name, *roleplay.ROLES)
+        texts = roleplay.read_prompts(partial(self.line.path, name))
         async with self.client(name, p, p.roleplay.resamples) as client:
-            for person in self.line.personas(name, number):
-                await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person)
+            people = self.line.personas(name, number)
+            others = roleplay.strangers(p, people)
+            for person in people:
+                await grow.whole_tree(p.roleplay, p.user, p.roles, client, texts, person, others.get(person.id))
                 progress.step()
 
     async def converse(self, name: str, number: int, progress: Progress) -> list[Record]:
@@ -280,7 +284,7 @@ class Walk:
             folder = line.made(name, "weights")
         async with self.client(name, p, c.resamples, models={binding.UNDER_TEST: folder}) as client:
             tested = Walked(c, p.encoder, client, model, texts["system"], arm["strategy"], arm["memory"])
-            user, talks = User(client, p.user, texts["user"]), []
+            user, talks = User(client, p.user, texts["user"], c.user_model), []
             for person in line.personas(name, number):
                 talks.append(await conversation(client, user, tested, person, c.seed, c.turns))
                 progress.step()

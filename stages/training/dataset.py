@@ -10,6 +10,7 @@ from typing import Any
 from stages.core.cli import UserError
 from stages.core.files import Record, digest, read_lines
 from stages.core.prompts import Message
+from stages.weights.chat import encode
 from stages.weights.control_tokens import escaped
 
 IGNORED = -100  # label of a token without loss, as TRL and transformers have it
@@ -35,30 +36,6 @@ def checked(row: Any, keys: tuple[str, ...], where: str) -> Record:
     if last["role"] != "assistant" or not before:
         raise UserError(f"{where}: `messages` must end with a reply of the assistant to an earlier message")
     return {"prompt": before, "completion": [last]}
-
-
-def encode(prompt: list[Message], reply: list[Message], tokenizer: Any) -> tuple[list[int], list[int]]:
-    """(ids of the prompt, ids of the reply up to the token that ends it).
-
-    Raises:
-        ValueError: the template does not begin prompt and reply as it begins the prompt alone, or ends no turn with a
-        special token.
-    """
-    asked, whole = (
-        tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=more)
-        for chat, more in ((prompt, True), (prompt + reply, False))
-    )
-    if not whole.startswith(asked):
-        raise ValueError("the chat template renders the prompt otherwise when a reply follows")
-    plain = {"add_special_tokens": False}  # the template writes them all
-    before, both = (tokenizer(text, **plain).input_ids for text in (asked, whole))
-    # where a token would span the border, the reply is tokenised by itself, as it is when the model writes it
-    after = both[len(before) :] if both[: len(before)] == before else tokenizer(whole[len(asked) :], **plain).input_ids
-    special = set(tokenizer.all_special_ids) | {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-    ends = [i for i, token in enumerate(after) if token in special]
-    if not ends:
-        raise ValueError("the chat template ends the reply without a special token, so no model could learn to stop")
-    return before, after[: ends[-1] + 1]
 
 
 def shorter(prompt: list[Message]) -> list[Message] | None:

@@ -10,6 +10,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import LoraConfig
+from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
@@ -21,17 +22,23 @@ from stages.core.statistics import Array
 from stages.training import shared_prefix
 from stages.training.dataset import IGNORED, supervised
 from stages.training.settings import Train
+from stages.weights.layers import targets
 
 SIDES = ("chosen", "rejected")
+SAMPLE = 65_536  # weights of each tensor by which it is seen whether they move
 AT_ONCE = 8  # rows whose log-probabilities are computed together
 
 
 def load(folder: Path, train: Train) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a local folder, safetensors only, no remote code; ready for `collator(train, ...)`."""
+    """Model and tokenizer of a local folder, safetensors only, no remote code; ready for `collator(train, ...)`.
+
+    Weights that are trained are float32 whatever `train.dtype` is: bfloat16 would round small steps of the optimizer away.
+    What an adapter leaves frozen, and adapters themselves (PEFT's are float32), need no such copy.
+    """
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=getattr(torch, train.dtype),
+            dtype=getattr(torch, train.dtype if train.lora_r else "float32"),
             use_safetensors=True,
             attn_implementation=train.attn_implementation,
         )
@@ -55,14 +62,33 @@ def adapter(train: Train, model: PreTrainedModel) -> LoraConfig | None:
     """
     if not train.lora_r:
         return None
-    linear = {n.rpartition(".")[2] for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - {"lm_head"}
+    linear, others, blocks = targets(model)
     names = {field.name for field in fields(ModelConfig)}
     given = {key: value for key, value in train.model_dump().items() if key in names}
-    lora = get_peft_config(ModelConfig(**{"lora_target_modules": sorted(linear), **given, "use_peft": True}))
+    lora = get_peft_config(ModelConfig(**{"lora_target_modules": linear, **given, "use_peft": True}))
+    lora.exclude_modules = others or None
     if train.lora_layers:
-        blocks = model.config.num_hidden_layers
         lora.layers_to_transform = list(range(max(0, blocks - train.lora_layers), blocks))
     return lora
+
+
+def trained_weights(model: PreTrainedModel) -> list[tuple[int, torch.Tensor]]:
+    """Of each tensor that is trained: its size, and at most SAMPLE of its weights, evenly spaced, on the CPU.
+
+    Every process must call it: they may hold parts of the tensors.
+    """
+    found = []
+    for p in model.parameters():
+        if p.requires_grad:
+            flat = (p.full_tensor() if isinstance(p, DTensor) else p).detach().flatten()
+            found.append((len(flat), flat[:: -(-len(flat) // SAMPLE)].to("cpu", copy=True)))
+    return found
+
+
+def moved(before: list[tuple[int, torch.Tensor]], after: list[tuple[int, torch.Tensor]]) -> float:
+    """Share of the trained weights that differ between two `trained_weights`."""
+    changed = sum(size * float((a != b).double().mean()) for (size, a), (_, b) in zip(before, after, strict=True))
+    return round(changed / sum(size for size, _ in before), 4)
 
 
 def collator(train: Train, pad: int) -> Callable[[list[Record]], Any] | None:
@@ -82,7 +108,8 @@ def log_probs(model: PreTrainedModel, rows: list[Record], train: Train, pad: int
     found = []
     was_training = model.training
     model.eval()
-    with torch.no_grad():
+    low = torch.autocast(model.device.type, torch.bfloat16, enabled=train.dtype == "bfloat16")  # as the training computes
+    with torch.no_grad(), low:
         for start in starts[state.process_index :: state.num_processes] if spread else starts:
             batch = {k: v.to(model.device) for k, v in collate(rows[start : start + AT_ONCE]).items()}
             mask = batch["labels"][:, 1:] != IGNORED

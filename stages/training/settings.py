@@ -74,7 +74,7 @@ class Train(TrlSection):
     lora_layers: int = Field(ge=0)
     """Ours: adapters are on the last so many blocks, on all for 0."""
     dtype: Literal["bfloat16", "float32"]
-    """Of the arithmetic."""
+    """Of the arithmetic. bfloat16 is autocast: weights that are trained stay float32."""
     max_length: int = Field(ge=2)
     """Longest row, in tokens."""
     too_long: Literal["drop", "cut_oldest"]

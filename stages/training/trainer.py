@@ -21,7 +21,7 @@ from stages.core.files import Record
 from stages.core.params import near
 from stages.training import order, shared_prefix
 from stages.training.curves import Curves
-from stages.training.model import adapter, collator
+from stages.training.model import adapter, collator, moved, trained_weights
 from stages.training.settings import Dpo, Optimisation, Train
 
 
@@ -62,6 +62,9 @@ def config(stage: str, section: Optimisation, train: Train) -> Any:
         )
     kind = {"sft": SFTConfig, "dpo": DPOConfig}[stage]
     names = {field.name for field in fields(kind)}
+    low, gpu = train.dtype == "bfloat16", torch.cuda.is_available()
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:  # train.dtype decides, not the file that train.launch names
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if low else "no"
     defaults = {"logging_steps": 1, "save_total_limit": 2, "report_to": "none"}
     given = {key: value for key, value in {**train.model_dump(), **section.model_dump()}.items() if key in names}
     own = {
@@ -70,14 +73,15 @@ def config(stage: str, section: Optimisation, train: Train) -> Any:
         "data_seed": section.seed,
         "gradient_accumulation_steps": section.gradient_accumulation_steps // processes,
         "max_length": None,  # dataset.read has seen to it
-        "bf16": train.dtype == "bfloat16" and torch.cuda.is_available(),
+        "bf16": low,
+        **({"use_cpu": True} if low and not gpu else {}),
         "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
         "eval_strategy": "no",
         "save_strategy": "steps",
         "disable_tqdm": True,
     }
     with trls_words(stage):
-        made = kind(**{**defaults, "dataloader_pin_memory": torch.cuda.is_available(), **given, **own})
+        made = kind(**{**defaults, "dataloader_pin_memory": gpu, **given, **own})
     # where accelerate cannot launch several processes, it starts one with MASTER_ADDR alone, and says nothing
     alone = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ
     if alone or made.world_size != processes:
@@ -110,6 +114,7 @@ class Order(Sampler[int]):  # type: ignore[misc, unused-ignore]
 class Tokenised:
     """What our trainers do otherwise than TRL's: the rows are tokens already, with a `conversation`, and have our order."""
 
+    moved: float  # share of the trained weights that are not what they were when training began
     args: Any
     train_dataset: Any
     data_collator: Any
@@ -175,12 +180,14 @@ def fit(
     last = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).exists() else None
     if last:
         print(f"{stage}: continues from {Path(last).name}", file=sys.stderr)
+    began = trained_weights(made.model)
     try:
         made.train(resume_from_checkpoint=last)
     except UserError:
         raise
     except Exception as e:
         raise explained(e, stage, None if curves.begun else last, made.state.global_step) from None
+    made.moved = moved(began, trained_weights(made.model))
     return made
 
 

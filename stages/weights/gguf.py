@@ -1,6 +1,6 @@
 """Weights of a Hugging Face folder as a GGUF file that llama.cpp serves.
 
-Metadata (tokenizer, sizes, chat template) come from a template GGUF of the same model; only the tensors are written anew.
+Metadata (tokenizer, sizes) come from a template GGUF of the same model; the tensors and the chat template are the folder's.
 """
 
 from collections.abc import Iterator
@@ -12,6 +12,9 @@ from stages.core.cli import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+CHAT = "tokenizer.chat_template"
 
 
 @contextmanager
@@ -43,8 +46,11 @@ def _rotary(x: "np.ndarray[Any, Any]", heads: int) -> "np.ndarray[Any, Any]":
     return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
 
 
-def _copy_metadata(reader: Any, writer: Any) -> None:
-    """Give `writer` all metadata of `reader` but the architecture, which it has, and the file type."""
+def _copy_metadata(reader: Any, writer: Any, chat: Path) -> None:
+    """Give `writer` all metadata of `reader` but the architecture, which it has, the file type, and the chat template.
+
+    That one comes from the file `chat`, where there is one.
+    """
     import gguf
 
     for field in reader.fields.values():
@@ -52,7 +58,10 @@ def _copy_metadata(reader: Any, writer: Any) -> None:
             continue
         kinds = field.types
         sub_type = kinds[-1] if kinds[0] == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kinds[0], sub_type=sub_type)
+        value = chat.read_text("utf-8") if field.name == CHAT and chat.exists() else field.contents()
+        writer.add_key_value(field.name, value, kinds[0], sub_type=sub_type)
+    if CHAT not in reader.fields and chat.exists():
+        writer.add_chat_template(chat.read_text("utf-8"))
 
 
 def _llama_tensors(folder: Path, reader: Any, template: Path) -> "Iterator[tuple[str, np.ndarray[Any, Any]]]":
@@ -96,7 +105,7 @@ def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
     if architecture != "llama":
         raise UserError(f"{template}: GGUF export knows the llama architecture, not {architecture}; serve it by URL")
     writer = gguf.GGUFWriter(out, architecture)
-    _copy_metadata(reader, writer)
+    _copy_metadata(reader, writer, folder / "chat_template.jinja")
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     quantisation = gguf.GGMLQuantizationType[kind]
     for name, array in _llama_tensors(folder, reader, template):

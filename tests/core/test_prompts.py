@@ -10,6 +10,7 @@ FILLED = {
     "assistant": set(),
     "oracle": {"persona"},
     "remind": set(),
+    "friend": set(),
     "critique": set(),
     "fewshot": {"conversation", "message"},
     "profile": {"count", "items"},
@@ -24,8 +25,36 @@ FILLED = {
 
 
 def test_every_prompt_has_exactly_the_variables_its_stage_fills():
-    found = {p.stem: prompts.load(p).variables for p in (ROOT / "prompts").glob("*.txt")}
+    found = {p.stem: prompts.load(p).variables for p in (ROOT / "prompts/small").rglob("*.txt")}
     assert found == FILLED
+
+
+NATURAL = {
+    **FILLED,
+    "user": {"persona", "reply", "agenda"},
+    "inducer": {"items", "conversation"},
+    "responder": {"message", "note"},
+    "verifier": {"persona", "conversation", "first", "second"},
+}
+
+
+def test_the_natural_set_has_the_variables_that_natural_roles_know():
+    found = {p.stem: prompts.load(p).variables for p in (ROOT / "prompts/natural").rglob("*.txt")}
+    assert found == {name: values for name, values in NATURAL.items() if name not in ("preferred", "rejected")}
+    talk = prompts.load(ROOT / "prompts/natural/responders/responder.txt").talk
+    assert (talk.user, talk.inducer, talk.one_line) == ("natural", "quotes", [])
+
+
+def test_an_empty_file_is_no_message(tmp_path):
+    (tmp_path / "p.txt").write_text("\n")
+    assert prompts.load(tmp_path / "p.txt").messages() == []
+
+
+def test_a_fault_of_a_sets_yaml_is_named(tmp_path):
+    (tmp_path / "p.txt").touch()
+    (tmp_path / "set.yaml").write_text("user: shy\none_line: [jugde]\n")
+    with pytest.raises(UserError, match=r"set.yaml: user: .*'shy'; one_line.0: .*'jugde'"):
+        prompts.load(tmp_path / "p.txt")
 
 
 def test_values_are_put_in_once_and_never_parsed(tmp_path):

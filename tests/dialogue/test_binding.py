@@ -20,7 +20,7 @@ def hub(tmp_path, monkeypatch):
 
 def test_local_and_served_models(tmp_path):
     base, sft = tmp_path / "base", tmp_path / "sft"
-    assert binding.bound("openai:gpt-4o", base, base) == ("openai:gpt-4o", None)
+    assert binding.bound("openai:gpt-6-luna", base, base) == ("openai:gpt-6-luna", None)
     assert binding.bound("local", base, base) == ("embedded", base)
     assert binding.bound("local", sft, base) == (binding.UNDER_TEST, sft)
 

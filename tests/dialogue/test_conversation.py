@@ -2,18 +2,18 @@
 
 import asyncio
 
-from fakes import FakeClient, by_role, prompt, section
+from fakes import FakeClient, by_role, prompt, prompts, section
 
 from stages.dialogue.assistant import ModelUnderTest, conversation
 from stages.dialogue.grow import whole_tree
-from stages.dialogue.settings import Converse, Roleplay
+from stages.dialogue.settings import Converse, Roleplay, UserTalker
 from stages.dialogue.user import User
-from stages.llm.settings import Roles, Talker
+from stages.llm.settings import Roles
 from stages.personas.persona import Persona
 from stages.text.settings import EncoderParams
 
 PERSONA = Persona("I fish at sea. I own two boats. My leg hurts. I nap.", "I am shy, loud, and kind.")
-TALKER = section(Talker, "user")
+TALKER = section(UserTalker, "user")
 
 
 def talk(client, turns=4):
@@ -53,7 +53,8 @@ def test_its_user_is_that_of_roleplay():
     assert TALKER.history == 0
     ours, theirs = FakeClient(), FakeClient()
     talk(ours)
-    texts = {name: prompt(name) for name in ("user", "inducer", "preferred", "rejected", "verifier")}
-    asyncio.run(whole_tree(section(Roleplay, "roleplay", turns=4), TALKER, section(Roles, "roles"), theirs, texts, PERSONA))
+    asyncio.run(
+        whole_tree(section(Roleplay, "roleplay", turns=4), TALKER, section(Roles, "roles"), theirs, prompts(), PERSONA)
+    )
     asked = [[(role, chat) for role, chat, _ in c.asked if role.name == "user"] for c in (ours, theirs)]
     assert asked[0] == asked[1] and len(asked[0]) == 4

@@ -1,17 +1,18 @@
 """The Grower: tree shapes, notes, verdicts, and that a larger tree asks only what is new."""
 
 import asyncio
+import json
 
 import pytest
-from fakes import FakeClient, by_role, prompt, section
+from fakes import FakeClient, by_role, prompts, section
 
 from stages.dialogue import tree
 from stages.dialogue.grow import parse_verdict, whole_tree
-from stages.dialogue.settings import Roleplay
-from stages.llm.settings import Roles, Talker
+from stages.dialogue.settings import Roleplay, UserTalker
+from stages.llm.settings import Roles
 from stages.personas.persona import Persona
 
-PROMPTS = {name: prompt(name) for name in ("user", "inducer", "preferred", "rejected", "verifier")}
+PROMPTS = prompts()
 PEOPLE = [
     Persona("I fish at sea. I own two boats. My leg hurts.", "I am shy, loud, and kind."),
     Persona('I bake {bread} "daily". I keep 🐝 bees. אני גר בחיפה.', "I am odd, calm, and <|im_end|>."),
@@ -21,7 +22,7 @@ PEOPLE = [
 
 def grown(client, persona=PEOPLE[0], **changes):
     p = section(Roleplay, "roleplay", **{"turns": 3, "continue_with": "random", **changes})
-    return asyncio.run(whole_tree(p, section(Talker, "user"), section(Roles, "roles"), client, PROMPTS, persona))
+    return asyncio.run(whole_tree(p, section(UserTalker, "user"), section(Roles, "roles"), client, PROMPTS, persona))
 
 
 def users(t):
@@ -133,3 +134,63 @@ def test_verdicts_are_read(text, value):
 def test_other_verdicts_are_unreadable(text):
     with pytest.raises(ValueError):
         parse_verdict(text)
+
+
+def test_a_misinformed_reply_has_as_much_of_a_note_on_another_one():
+    client = FakeClient()
+    p = section(Roleplay, "roleplay", turns=4, replies=["informed", "misinformed"])
+    talker, roles = section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, PROMPTS, PEOPLE[0], PEOPLE[2]))
+    asked = dict(zip(("p", "m"), (client.chats("preferred"), client.chats("misinformed")), strict=True))
+    for k, node in enumerate(users(t)):
+        wrong, shown = tree.index(t)[f"{node['id']}/m"], [i for i in node["note"] if i != node["item"]]
+        assert (wrong["role"], wrong["of"]) == ("misinformed", PEOPLE[2].id) and not wrong["continues"]
+        assert sorted(i < 3 for i in wrong["note"]) == sorted(i < 3 for i in shown)
+        told = " ".join(PEOPLE[2].items[i] for i in wrong["note"]) or "nothing yet."
+        assert asked["m"][k][-1]["content"] == asked["p"][k][-1]["content"].partition("About me:")[0] + f"About me: {told}"
+        assert "verdicts" not in node and {v["first"] for v in wrong["verdicts"]} == {"preferred", "misinformed"}
+    assert client.chats("rejected") == [] and not any(n["role"] == "rejected" for n in t["nodes"])
+
+
+@pytest.mark.parametrize("said", ["", "nothing", '{"shown": [{"item": 1, "quote": "I never said this"}]}'])
+def test_what_an_inducer_cannot_quote_is_not_noted(said):
+    says = {"inducer": said, "user": "I have two. Which one?"}
+    client = FakeClient(
+        lambda role, chat, seed: says.get(role.name) or ("" if role.name in says else by_role(role, chat, seed))
+    )
+    p, talker, roles = section(Roleplay, "roleplay"), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    assert [node["note"] for node in users(t)] == [[]] * 4
+    assert all(node.get("quotes") == [] if "I never" in said else "reason" in node["inducer"] for node in users(t))
+
+
+def test_a_user_who_leaves_without_a_word_ends_the_branch_at_the_reply():
+    says = {"inducer": '{"shown": []}'}
+    client = FakeClient()
+
+    def reply(role, chat, seed):
+        if role.name == "user":
+            return "Bye.\n\nAll." if len(client.chats("user")) < 4 else "[end]"
+        return says.get(role.name) or by_role(role, chat, seed)
+
+    client.reply = reply
+    p, talker, roles = section(Roleplay, "roleplay", turns=9), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    assert [n["text"] for n in users(t)] == ["Bye.\n\nAll."] * 3 and t["ended_by_user"] == [users(t)[-1]["id"]]
+    assert not any(n["continues"] for n in t["nodes"] if n["turn"] == 3 and n["role"] != "user") and client.failed == []
+
+
+def test_what_a_reply_brings_up_is_asked_for_where_a_param_says_so():
+    client = FakeClient()
+
+    def reply(role, chat, seed):
+        if role.name != "inducer":
+            return by_role(role, chat, seed)
+        said = chat[-1]["content"].rpartition("Reply: " if "not the user" in chat[-1]["content"].lower() else "User: ")[2]
+        return json.dumps({"shown": [{"quote": said, "item": 2}, {"quote": "never said", "item": 1}]})
+
+    client.reply = reply
+    p, talker, roles = section(Roleplay, "roleplay", mentions=True), section(UserTalker, "user"), section(Roles, "roles")
+    t = asyncio.run(whole_tree(p, talker, roles, client, prompts("natural"), PEOPLE[0]))
+    replies = [n for n in t["nodes"] if n["role"] != "user"]
+    assert replies and all(n["mentions"] == [{"item": 1, "quote": n["text"]}] for n in replies)

@@ -52,3 +52,41 @@ def test_recognition_looks_at_so_many_trees(monkeypatch):
     assert measures.measure(trees, [], near_the_persona)["persona_top1_from_user_turns"] == {
         "chance": 0.5, "last": 1.0, "by_turn": {1: 1.0}
     }  # fmt: skip
+
+
+def natural(*turns):
+    """A path of user turns, each (text, quotes); no turn has a scheduled item."""
+    t = a_tree(0, *(text for text, _ in turns))
+    users = [n for n in t["nodes"] if n["role"] == "user"]
+    for node, (_, quoted) in zip(users, turns, strict=True):
+        del node["item"], node["note"]
+        node["quotes"] = [{"item": i, "quote": quote} for i, quote in quoted]
+    return {**t, "items": [*t["items"], "I am shy."]}
+
+
+def test_what_users_declare_imply_and_hold_back():
+    t = natural(
+        ("I mend old boats0, y'know", [(0, "I mend old boats0")]),
+        ("um, could I, sorry", [(3, "um, could I, sorry")]),
+        ("thanks", []),
+        ("the oven is hot already", [(1, "the oven is hot")]),
+    )
+    found = measures.disclosure([t])
+    assert found["turns"] == {"declare": 0.25, "imply": 0.5, "nothing": 0.25}
+    assert [found["disclosed"][turn] for turn in (1, 2, 4)] == [
+        {"facts": 1, "traits": 0}, {"facts": 1, "traits": 1}, {"facts": 2, "traits": 1}
+    ]  # fmt: skip
+    assert found["words"] == round((5 + 4 + 1 + 5) / 4, 1) and found["notes"] is None
+    by_note = a_tree(0, "I mend old boats0.", "ok")  # without quotes, of the notes
+    assert measures.disclosure([by_note])["turns"] == {"declare": 0.5, "imply": 0.0, "nothing": 0.5}
+    assert measures.disclosure([{"nodes": by_note["nodes"]}]) is None
+    assert "item_revealed" not in measures.measure([t, t], [], encode)
+
+
+def test_quotes_against_given_notes():
+    t = natural(("a", [(0, "a")]), ("b", [(3, "b"), (1, "b")]))
+    for node, note in zip([n for n in t["nodes"] if n["role"] == "user"], ([0], [0, 2, 3]), strict=True):
+        node["note"] = note
+    found = measures.agreement([t])
+    assert found["all"] == {"given": 4, "found": 4, "both": 3, "precision": 0.75, "recall": 0.75}
+    assert found["traits"] == {"given": 1, "found": 1, "both": 1, "precision": 1.0, "recall": 1.0}

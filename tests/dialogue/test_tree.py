@@ -46,3 +46,25 @@ def test_files_of_trees(tmp_path):
     path.write_text(json.dumps(a_tree()))
     with pytest.raises(UserError, match="1 trees cannot be split"):
         tree.read_trees(path)
+
+
+def test_several_files_and_folders_of_trees(tmp_path):
+    folder = tmp_path / "more"
+    folder.mkdir()
+    for path, n in (
+        (tmp_path / "one.jsonl", 0),
+        (folder / "b.jsonl", 2),
+        (folder / "a.jsonl", 1),
+        (folder / "notes.txt", 9),
+    ):
+        path.write_text(json.dumps(a_tree(n)) + "\n")
+    assert [t["id"] for t in tree.read_trees(tmp_path / "one.jsonl", folder)] == ["t0", "t1", "t2"]
+    (folder / "b.jsonl").write_text(json.dumps(a_tree(0)) + "\n")
+    with pytest.raises(UserError, match=r"b\.jsonl:1: tree t0 is in .*one\.jsonl:1, too"):
+        tree.read_trees(tmp_path / "one.jsonl", folder)
+
+
+def test_decisions_of_another_reply():
+    t = a_tree()
+    t["nodes"].append({"id": "u/m", "turn": 1, "role": "misinformed", "text": "Other."})
+    assert [[n["id"] for n in nodes] for nodes in tree.decisions(t, "m")] == [["u", "u/p", "u/m"]]

@@ -26,7 +26,7 @@ def test_sixty_items_of_twelve_people():
 
 
 def test_the_second_asking_reverses_the_examples():
-    prompt = prompts.load(ROOT / "prompts/judge.txt")
+    prompt = prompts.load(ROOT / "prompts/small/judge.txt")
     chat, again = prompt.parts, reversed_examples(prompt).parts
     assert again[0] == chat[0] and again[-1] == chat[-1] and again[1:3] == chat[-3:-1] and sorted(again) == sorted(chat)
     one = Prompt(ROOT, (("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "{reply}")))

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import calls
 import pytest
 from calls import PRICE
-from conftest import Project, completion, reply_to, respond
+from conftest import Project, complains, completion, reply_to, respond
 
 from stages.core.cli import UserError
 from stages.llm import batch
@@ -318,6 +318,21 @@ def test_a_batch_that_fails_stops_the_run_with_its_reason(batches):
     batches.ends = "failed"
     values = run(batches, asks("a"))[0]
     assert isinstance(values[0], UserError) and "batch-0 failed: the file is too large" in str(values[0])
+
+
+def test_a_judge_whose_batch_expired_is_asked_again_and_its_stage_fails_where_all_expire(batches, tmp_path):
+    project = Project(tmp_path, batches.url)
+    project.set(llm__batch_roles=["judge"], llm__batch_poll_s=0.05)
+    case = {"id": "c", "profile": "I fish.", "personality": "I am shy.", "turns": [{"turn": 1, "user": "U", "reply": "R"}]}
+    (tmp_path / "data/conversations").mkdir()
+    (tmp_path / "data/conversations/base.jsonl").write_text(json.dumps(case) + "\n")
+    batches.ends = "expired"
+    complains(project.run("judge", "base", check=False), "judge (scripted:tiny): 1 of 1 calls failed", "batch_expired (1)")
+    assert len(batches.batches) == batch.ATTEMPTS and not (tmp_path / "results/judge/base.json").exists()
+    batches.times = 1
+    project.run("judge", "base")
+    assert [row["score"] is None for row in project.rows("data/judgements/base.jsonl")] == [False]
+    assert len(batches.batches) == batch.ATTEMPTS + 2
 
 
 @pytest.mark.slow

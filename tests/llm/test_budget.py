@@ -32,7 +32,8 @@ def test_cost_counts_cached_tokens_and_stays_what_was_paid(server):
     metrics, made, paid = run(server, asks(5), prices={"tiny": PRICE})
     each = (6 * 1000 + 4 * 100 + 3 * 2000) / 1e6
     sums = {"calls": 5, "prompt_tokens": 50, "cached_tokens": 20, "completion_tokens": 15, "cost_usd": round(5 * each, 6)}
-    assert metrics == {"all": sums, "user": {**sums, "outcomes": {"ok": 5}, "served": "tiny"}}
+    asked = {"asked": 5, "answered": 5, "failed": {}}
+    assert metrics == {"all": sums, "user": {**sums, **asked, "outcomes": {"ok": 5}, "served": "tiny"}}
     assert made == 5 and paid == pytest.approx(5 * each)
     again, made, paid = run(server, asks(5), prices={"tiny": Price(prompt=1.0, completion=1.0)})  # the price changed since
     assert again == metrics and made == 0 and paid == 0

@@ -1,10 +1,17 @@
 """Local servers: on loopback alone, behind a key of the run, and one line where a model cannot be served."""
 
+from types import SimpleNamespace
+
 import pytest
+import tiny
 
 from stages.core.cli import UserError
 from stages.llm import local
 from stages.weights import digest
+
+THINKS = tiny.CHATML.replace(
+    "assistant\n{% endif %}", "assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 
 
 def listening(process) -> set[str]:
@@ -68,3 +75,65 @@ def test_a_model_that_transformers_cannot_serve_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(UserError, match=r"`transformers serve` ended with code 1: \w+"):
         local.start(tmp_path, slots=1, context=256, threads=1)
+
+
+def first_tokens(served: local.Engine, number: int, **more) -> set[str]:
+    """First tokens of replies drawn with as many seeds at temperature 2."""
+    import httpx2
+
+    asked = {"model": served.model, "messages": [{"role": "user", "content": "Tell me something."}], "max_tokens": 1}
+    asked |= {"temperature": 2.0, "top_p": 1.0, **more}
+    with httpx2.Client(headers={"Authorization": f"Bearer {served.key}"}, timeout=60) as client:
+        replies = [client.post(f"{served.url}/chat/completions", json={**asked, "seed": n}).json() for n in range(number)]
+    return {reply["choices"][0]["message"]["content"] for reply in replies}
+
+
+@pytest.mark.slow
+def test_llama_cpp_adds_no_sampling_of_its_own(base):
+    served = local.start(base, slots=4, context=256, threads=1)
+    assert len(first_tokens(served, 60)) > 50  # 25 with top_k 40 and min_p 0.05
+    assert len(first_tokens(served, 10, temperature=0.0)) == 1
+    served.stop()
+
+
+@pytest.mark.slow
+def test_llama_cpp_takes_no_sampling_from_the_gguf_and_does_not_think(tmp_path):
+    import httpx2
+
+    tiny.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(THINKS)
+    tiny.gguf(tmp_path, general__sampling__top_k=1)
+    served = local.start(tmp_path, slots=1, context=256, threads=1)
+    assert len(first_tokens(served, 20)) > 5
+    asked, key = {"messages": [{"role": "user", "content": "Hi"}]}, {"Authorization": f"Bearer {served.key}"}
+    url = served.url.removesuffix("/v1") + "/apply-template"
+    assert httpx2.post(url, json=asked, headers=key).json()["prompt"].endswith("<think>\n\n</think>\n\n")
+    served.stop()
+
+
+def test_transformers_serve_takes_no_sampling_from_the_folder(tmp_path, monkeypatch):
+    from transformers import GenerationMixin
+    from transformers.cli.serving.chat_completion import ChatCompletionHandler
+
+    for kind, name in ((ChatCompletionHandler, "_build_generation_config"), (GenerationMixin, "_get_logits_processor")):
+        monkeypatch.setattr(kind, name, getattr(kind, name))  # put back after the test
+    local._plain_sampling()
+    words = tiny.tokenizer()
+    model, handler = tiny.model(words), ChatCompletionHandler.__new__(ChatCompletionHandler)
+    handler.generation_state = SimpleNamespace(_compile=False)
+    for name, value in {"do_sample": False, "top_k": 1, "min_p": 0.5, "repetition_penalty": 9.0}.items():
+        setattr(model.generation_config, name, value)
+
+    def drawn(number, **body):
+        given = words("Hi hi hi", return_tensors="pt")
+        replies = []
+        for seed in range(number):
+            config = handler._build_generation_config({"max_tokens": 12, "seed": seed, **body}, model.generation_config)
+            whole = model.generate(**given, generation_config=config)[0].tolist()
+            replies.append(whole[given["input_ids"].shape[1] :])
+        return replies
+
+    assert len({reply[0] for reply in drawn(40, temperature=2.0, top_p=1.0)}) > 30
+    (greedy,), (penalised,) = (drawn(1, temperature=0.0, max_tokens=60, frequency_penalty=x) for x in (0.0, 9.0))
+    assert len(set(greedy)) < len(greedy) == 60, "the greedy reply repeats itself, and no penalty is asked for"
+    assert len(set(penalised)) == len(penalised) > 4

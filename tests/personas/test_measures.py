@@ -16,6 +16,7 @@ def pool(name):
     grown = TextPool(name, Pool(target=5, threshold=0.8, min_items=1, items=8, item_chars=40), prompt("profile"), texts)
     grown.imported = [{"text": "x", "category": ""}] * 2
     grown.generated, grown.stopped, grown.rejected = 8, "target", Counter(duplicate=7)
+    grown.noted = {"similar": ["x"]}
     grown.rounds = [{"round": 1, "pool": 4, "acceptance": 0.25}, {"round": 2, "pool": 5, "acceptance": 0.5}]
     return grown
 
@@ -23,6 +24,7 @@ def pool(name):
 def test_measures_of_a_pool():
     found = measures(pool("profiles"), 2, encode)
     assert (found["seeds"], found["imported"], found["pool"], found["generated"]) == (2, 1, 5, 8)
+    assert found["imported_noted"] == {"similar": {"count": 1, "texts": ["x"]}}
     assert found["acceptance"] == {"mean": 0.375, "1": 0.25, "2": 0.5} and found["stopped"] == "target"
     assert found["rejected_share"] == {"duplicate": 0.7}  # of the ten texts that were offered
     assert sum(found["generated_by_nearest_category"].values()) == 3 and 4 < found["effective_number"] <= 5

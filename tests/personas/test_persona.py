@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stages.core.cli import UserError
 from stages.personas import persona
-from stages.personas.persona import Persona, facts, traits
+from stages.personas.persona import Persona, facts, strangers, traits
 
 
 def test_items():
@@ -66,3 +66,21 @@ def test_files(tmp_path):
     path.write_text("\n")
     with pytest.raises(UserError, match="holds no persona"):
         persona.read(path)
+
+
+def test_an_agenda_takes_the_schedule_in_steps_of_none_to_two():
+    for seed in range(20):
+        person = Persona(" ".join(f"Fact {i}." for i in range(8)), "I am shy, loud, and kind.")
+        steps = [person.agenda(seed, turn) for turn in range(1, 30)]
+        assert [i for step in steps for i in step] == person.schedule(seed) and max(map(len, steps)) == 2 and [] in steps
+
+
+def test_a_stranger_differs_in_both_texts_and_serves_once_where_it_can():
+    people = [Persona(f"I live at {n}.", f"I am odd, calm, and {n}.") for n in range(9)]
+    found = strangers(people, 1)
+    assert {x.id for x in found.values()} == {x.id for x in people} and all(found[x.id] != x for x in people)
+    assert found != strangers(people, 2) and strangers(people[::-1], 1) == found
+    changed = strangers([*people, Persona("I am new.", "I am new, calm, and kind.")], 1)
+    assert sum(changed[x.id] != found[x.id] for x in people) == 1
+    alike = [Persona("I fish.", "I am odd, calm, and x."), Persona("I fish.", "I am shy, calm, and x."), people[0]]
+    assert {strangers(alike, 1)[x.id].profile for x in alike[:2]} == {people[0].profile} and strangers(alike[:2], 1) == {}

@@ -47,7 +47,7 @@ def test_a_reply_is_a_text_a_line_and_a_cut_one_loses_its_last_item():
     assert parse("personalities", "I am shy, and bold.", cut=False) == [["I am shy.", "I am bold."]]
 
 
-def growing(reply, target=8, imported=(), name="profiles", **changes):
+def growing(reply, target=8, imported=(), name="profiles", encode=encode, **changes):
     """A pool grown with a scripted generator, and the client that was asked."""
     values = {"examples": 2, "per_call": 1, "calls": 2, "min_acceptance": 0.1, "patience": 2, "max_rounds": 9, **changes}
     p = section(FilterPersonas, "filter_personas", **values)
@@ -110,11 +110,16 @@ def test_what_cannot_be_read_or_kept_is_counted_by_reason():
     assert "language" not in growing(lambda *_: next(replies), language="any")[0].rejected
 
 
-def test_imports_pass_the_same_rule_before_anything_is_generated():
-    own = ["He keeps bees. He is sixty. He rows.", "He keeps bees. He is sixty. He rows.", "Ask me at a@b.org."]
-    pool, client = growing(new, target=4, imported=own)
-    assert [t["category"] for t in pool.texts] == ["work"] * 3 + ["imported"] and not client.asked
-    assert pool.rejected == {"duplicate": 1, "contact_details": 1} and pool.stopped == "target"
+def test_imports_are_kept_as_they_are_and_what_is_odd_is_named():
+    bees, again, russian = "He keeps bees. He rows. He naps.", "He keeps bees! He rows. He naps.", "Я живу тут. Я пою."
+    alike = lambda texts: encode([t.replace("!", ".") for t in texts])  # noqa: E731
+    pool, client = growing(new, 4, [bees, again, russian, SEEDS[0]["text"].upper()], encode=alike)
+    assert [t["text"] for t in pool.texts[3:]] == [bees, again, russian] and not client.asked
+    assert {t["category"] for t in pool.texts[3:]} == {"imported"} and pool.rejected == {"duplicate": 1}
+    assert pool.noted == {"similar": [again], "language": [russian], "too_few_items": [russian]}
+    pool, _ = growing(lambda *_: again, 8, [bees, again], encode=alike, drop_similar_imports=True)
+    assert [t["text"] for t in pool.texts[3:]] == [bees] and pool.noted == {"similar": [again]}
+    assert pool.rejected["duplicate"] == 1 + pool.generated, "what is generated passes all that is imported"
 
 
 @pytest.mark.parametrize("kind, split", [("profiles", facts), ("personalities", traits)])

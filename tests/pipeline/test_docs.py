@@ -28,6 +28,14 @@ from stages.core import params
 from stages.tools import check, preset
 
 NOT_RUN = {
+    "want data of others: tests/stages/test_external.py makes up some": (
+        "git clone --depth 1 https://github.com/amazon-science/PrefEval data/benchmarks/prefeval",
+        'hf download bowen-upenn/PersonaMem-v2 --repo-type dataset --include "benchmark/text/*" "data/chat_history_32k/*" '
+        "--local-dir data/benchmarks/personamem",
+        "dvc exp run -S +external.folders.prefeval=data/benchmarks/prefeval external@prefeval",
+        "python -m stages.external --benchmark prefeval --folder data/benchmarks/prefeval --weights models/base models/dpo "
+        "--limit 100 --items items.jsonl --metrics metrics.json",
+    ),
     "is the whole pipeline or all tests: test_end_to_end.py, .ci/run": (
         "make repro",
         "make test",
@@ -59,6 +67,7 @@ NOT_RUN = {
         "dvc exp run -S base_model.source=Qwen/Qwen2-7B-Instruct -S base_model.revision=COMMIT "
         "-S base_model.sha256= base_model",
         "hf upload ME/my-model models/dpo",
+        "make publish REPO=ME/my-model PUSH=1 LICENSE=apache-2.0 DATA_LICENSE=apache-2.0",
     ),
     "wants a GPU or a program that is not among the requirements": (
         "dvc exp run -S train.dtype=bfloat16 -S train.lora_layers=0 -S train.gguf=none -S train.gradient_checkpointing=true",
@@ -240,9 +249,10 @@ def test_paths_that_are_named_exist(page):
     """Files of the repository, and what its stages and commands write; patterns and the reader's own are passed over."""
     spec = (ROOT / "dvc.yaml").read_text()
     made = {"results/browse.html", "results/report.html", "results/report.md", "models/dpo/model.gguf", "data/.gitignore"}
+    made |= {"results/publish/model", "results/publish/dataset", "results/survey/survey.html", "results/survey/people.json"}
     folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"
     for path in re.findall(rf"(?<![\w/.@-])(?:{folders})/[\w./-]*\w(?![\w*{{@])", section(page)):
-        own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz", path)
+        own = re.search(r"[A-Z]|my_|/mine|questions|/live|replies.jsonl.gz|data/benchmarks|data/chat_", path)
         assert own or (ROOT / path).exists() or path in spec or path in made, path
 
 
@@ -389,7 +399,9 @@ def test_tutorial(reproduced, tmp_path):
     assert set(ran(done["dvc repro"])) == changed and "\nThe judge? Not to be believed" in done["dvc repro"].stdout
     assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in done["dvc repro"].stdout
     assert "Stage 'converse@dpo' didn't change, skipping" in done["dvc repro"].stdout
-    assert all(name in done["git diff --stat"].stdout for name in ("prompts/judge.txt", "dvc.lock", "results/eval.json"))
+    assert all(
+        name in done["git diff --stat"].stdout for name in ("prompts/small/judge.txt", "dvc.lock", "results/eval.json")
+    )
     assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
     assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
     shown = done["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
@@ -430,7 +442,7 @@ def test_README(reproduced, tmp_path):
     assert ran(done["dvc exp run -S roles.inducer_temp=0.9"]) == ["roleplay", "eval"]  # whose protocol has all params
     assert ran(done["dvc exp run -S dpo.beta=0.2"])[:2] == ["dpo", "converse@dpo"]
     judged = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(done["$EDITOR prompts/judge.txt && dvc repro"])) == judged
+    assert set(ran(done["$EDITOR prompts/small/judge.txt && dvc repro"])) == judged
 
 
 @pytest.mark.slow
@@ -461,7 +473,7 @@ def test_api_roles(server, tmp_path):
     done = walk(here, "api_roles", then={"make plan S='roles.inducer_temp=0.9'": judge_alone}, OPENAI_API_KEY="sk-1")
     assert re.search(r"\nroleplay +user +0 +72 .* unknown", done["make plan"].stdout)
     assert "passed" in done["dvc metrics show results/judge/calibration.json"].stdout
-    assert re.search(r"judge +judge +openai:gpt-4o-mini", done["python -m stages.tools.replies size"].stdout)
+    assert re.search(r"judge +judge +openai:gpt-6-luna", done["python -m stages.tools.replies size"].stdout)
 
 
 @pytest.mark.slow
@@ -506,6 +518,39 @@ def test_own_model(server, tmp_path, monkeypatch, capsys):
     (example,) = blocks("own_model", "python")
     exec(compile(example, "docs/own_model.md", "exec"), {})
     assert capsys.readouterr().out.endswith("\n") and get in done
+
+
+@pytest.mark.slow
+def test_share(server, tmp_path):
+    here = tmp_path / "repo"
+    made = ("base_model", "seed_personas", "filter_personas", "roleplay", "extract_pairs", "sft", "dpo", "eval")
+    repository(here, server.url, *made, people=PEOPLE[:2], arms=("base", "dpo"))
+    with_make(here)
+    for name in ("dvc.lock", "results/roleplay.json", "results/extract_pairs.json", "data/natural/trees.jsonl"):
+        (here / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, here / name)
+    trees = (here / "data/natural/trees.jsonl").read_text().splitlines(keepends=True)[:3]
+    (here / "data/trees.jsonl").write_text("".join(trees))
+    pair = {"prompt": [{"role": "user", "content": "Hi."}], "chosen": [], "rejected": []}
+    for name in ("train", "val"):
+        jsonl(here / f"data/pairs/{name}.jsonl", [pair])
+    jsonl(here / "data/conversations/dpo.jsonl", [conversation(p) | {"turns": [
+        {"turn": 1, "item": 1, "user": "I fish 1.", "reply": "What?", "outcome": "ok"}]} for p in PEOPLE[:2]])  # fmt: skip
+
+    def answered() -> None:
+        """Two raters send their files."""
+        key = json.loads((here / "results/survey/key.json").read_text())
+        for rater, choice in (("ann", 1), ("ben", 0)):
+            saved = {"survey": key["id"], "rater": rater, "answers": dict.fromkeys(key["pairs"], choice)}
+            (here / f"survey-{rater}.json").write_text(json.dumps(saved))
+
+    surveys = [line for line in COMMANDS["share"] if line.startswith("make survey")]
+    done = walk(here, "share", then={surveys[-1]: answered})
+    dry = done["make publish REPO=ME/my-model"].stdout
+    assert "dataset ME/my-model" in dry and "missing: models/dpo" in dry and "Nothing was sent" in dry
+    assert "num_rows: 3" in done[COMMANDS["share"][2]].stdout
+    assert "2 pairs dpo - base" in done[surveys[-1]].stdout
+    assert "alpha" in done[COMMANDS["share"][-1]].stdout and (here / "results/survey/people.json").exists()
 
 
 def linked(tmp_path: Path) -> Path:

@@ -7,16 +7,20 @@ import subprocess
 from collections import Counter
 
 import pytest
-from conftest import Server, complains, completion
+from conftest import ROOT, Server, complains, completion
 from omegaconf import OmegaConf
-from pages import blocks, commands
+from pages import blocks, commands, section
 from repository import as_dvc_sees_it
+
+from stages.llm.profiles import LOGPROBS, PENALTIES, PROFILES, SAMPLING
+from stages.llm.settings import Limits
 
 PEOPLE = [
     {"profile": "I fish at sea. I own two boats. My leg hurts.", "personality": "I am shy, loud, and kind."},
     {"profile": "I sell old maps. I walk to work. My cat is blind.", "personality": "I am vain, dry, and fair."},
 ]
 ENDPOINTS = OmegaConf.to_container(OmegaConf.create(blocks("endpoints", "yaml")[0]))["endpoints"]
+PARAMETERS = ("seed", "stop", *SAMPLING, *PENALTIES, *LOGPROBS)
 WORDS = {  # how the scripted roles are known: the beginning of their system prompt
     "You are a person who writes": "user",
     "You write down": "inducer",
@@ -91,6 +95,39 @@ def test_every_role_of_the_page_reaches_its_own_server(project, monkeypatch):
     }
     for server in servers.values():
         server.stop()
+
+
+def cells(profile: str, model: str, add: dict) -> tuple[str, str, str]:
+    """What the page's table says of a model by its profile: not sent, sent otherwise, tokens for thinking."""
+    wire = Limits(profile=profile, add=add).wire(model)
+    dropped = [name for name in PARAMETERS if name in wire.omit or (name == "top_p" and not wire.both)]
+    other = [f"`{old}` as `{new}`" for old, new in wire.rename.items()]
+    other += [f"`{name}` up to {most}" for name, most in wire.cap.items() if name not in wire.omit]
+    other += [f"`{name}: {json.dumps(value)}`" for name, value in wire.defaults.items()]
+    other += [] if wire.blank_stop else ["`stop` without blank texts"]
+    return ", ".join(f"`{name}`" for name in dropped), ", ".join(other), str(wire.thinking or "")
+
+
+def test_the_table_says_what_each_profile_does():
+    lines = [line for line in section("endpoints").splitlines() if line.startswith("| ") and line.count("|") == 7]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert rows.pop(0) == ["server", "`profile`", "models, such as", "not sent", "sent otherwise", "tokens for thinking"]
+    assert {row[1].strip("`") for row in rows} == set(PROFILES)
+    for _, profile, models, *said in rows:
+        names, _, added = models.partition(" with ")
+        add = json.loads(f"{{{added.strip('`')}}}") if added else {}
+        for model in names.split(", "):
+            assert tuple(said) == cells(profile.strip("`"), model.strip("`"), add), (profile, model)
+
+
+def test_the_list_of_what_a_sampling_setting_touches_is_whole():
+    """The page names every place that knows the last one by name."""
+    places = {
+        p for p in re.findall(r"`((?:stages|tests)/[\w/]+\.py)`", section("endpoints").split("## Adding a sampling")[1])
+    }
+    knows = {str(f.relative_to(ROOT)) for f in [*ROOT.glob("stages/llm/*.py"), *ROOT.glob("stages/tools/*.py")]
+             if "frequency_penalty" in f.read_text()}  # fmt: skip
+    assert knows <= places and all((ROOT / p).exists() for p in places)
 
 
 def test_start_lines_agree_with_the_endpoints_and_the_roles():

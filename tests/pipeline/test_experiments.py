@@ -40,7 +40,7 @@ def queued(tmp_path_factory):
     sh(here, "dvc", "exp", "run", "--queue", "-S", f"roles.preferred_temp={','.join(map(str, TEMPS))}")
     # edits after queueing are not part of what is queued
     (here / "stages/roleplay.py").write_text("raise SystemExit('the code of the workspace')\n")
-    (here / "prompts/inducer.txt").write_text("no prompt\n")
+    (here / "prompts/small/inducer.txt").write_text("no prompt\n")
     sh(here, "dvc", "queue", "start", "-j", "2")
     try:
         end = time.monotonic() + 300

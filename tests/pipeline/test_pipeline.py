@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from functools import partial
@@ -33,7 +34,9 @@ def expand() -> dict[str, dict]:
                 "cmd": fill(do["cmd"]),
                 "deps": {fill(d) for d in do["deps"]},
                 "outs": {fill(o if isinstance(o, str) else next(iter(o))) for o in written},
-                "params": set(do.get("params", [])) | ({f"{section}.{key}"} if "${item." in do["cmd"] else set()),
+                "params": set(do.get("params", []))
+                | ({f"{section}.{key}"} if "${item." in do["cmd"] else set())
+                | ({"prompts"} if "${prompts}" in do["cmd"] else set()),
             }
     return found
 
@@ -101,9 +104,11 @@ SECTION_WAVES = {
     "arms": TESTS,
     "converse": TALKS,
     "choose": CHOICES | EVALS,
+    "external": set(),  # no benchmark is named
     "calibrate": CALIBRATED,
     "judge": JUDGES | CALIBRATED,
     "eval": EVALS,
+    "prompts": ALL - {"base_model", "seed_personas"},
     "llm": set(),
 }
 PROMPT_WAVES = {
@@ -116,6 +121,8 @@ PROMPT_WAVES = {
     "rejected": GROWN,
     "verifier": GROWN,
     "judge": JUDGES | CALIBRATED,
+    "set": GROWN | TESTS | CALIBRATED,
+    "friend": EVALS,  # no arm has it but in presets
     "assistant": (GROWN - {"roleplay"}) | arms("base", "base_no_memory"),
     **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
 }
@@ -143,9 +150,15 @@ def test_a_settings_key_of_one_section_re_runs_what_reads_it():
     assert wave(param="user.temp") == (GROWN | TALKS)
 
 
-@pytest.mark.parametrize("prompt", sorted(p.stem for p in (ROOT / "prompts").iterdir()))
+@pytest.mark.parametrize("prompt", sorted(p.name for p in (ROOT / "prompts/small").rglob("*.*")))
 def test_what_a_prompt_re_runs(prompt):
-    assert wave(file=f"prompts/{prompt}.txt") == PROMPT_WAVES[prompt]
+    (file,) = (ROOT / "prompts/small").rglob(prompt)
+    assert wave(file=str(file.relative_to(ROOT))) == PROMPT_WAVES[file.stem]
+
+
+def test_a_prompt_of_another_set_re_runs_nothing():
+    names = [p.relative_to(ROOT / "prompts/small") for p in (ROOT / "prompts/small").rglob("*.*")]
+    assert len(names) > 10 and not any(wave(file=f"prompts/natural/{name}") for name in names)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: p.stem)
@@ -154,10 +167,9 @@ def test_stage_file_section_and_code_dependencies_agree(file, monkeypatch):
     name = file.stem
     assert name in SPEC and name in PARAMS, "one name in four places"
     packages = {f"stages/{package(p)}" for p in closure(file.relative_to(ROOT))} - {f"stages/{STAGE}"}
-    for stage, s in STAGES.items():
-        if stage.split("@")[0] == name:
-            assert {d for d in s["deps"] if d.startswith("stages/")} == packages | {f"stages/{name}.py"}
-            assert s["cmd"].startswith(f"python -m stages.{name} ")
+    do = SPEC[name].get("do", SPEC[name])
+    assert {d for d in do["deps"] if d.startswith("stages/")} == packages | {f"stages/{name}.py"}
+    assert filled(re.sub(r"\$\{(key|item)[^}]*\}", "", do["cmd"]), CONFIG).startswith(f"python -m stages.{name} ")
 
 
 def test_who_imports_whom(monkeypatch):
@@ -204,7 +216,7 @@ def test_stage_reads_what_is_declared_and_declares_what_it_reads(file):
             keys = {section} if section in declared else {f"{section}.{name}" for name in field.annotation.model_fields}
             read |= keys
     if file.stem == "eval":  # it names all values in the result's protocol
-        assert declared == set(PARAMS) - {"llm"} and read <= declared
+        assert declared == set(PARAMS) - {"llm", "external"} and read <= declared
     else:
         assert read == declared
     assert read

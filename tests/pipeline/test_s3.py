@@ -3,8 +3,10 @@
 import re
 import secrets
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from conftest import Server
@@ -153,3 +155,42 @@ def test_what_goes_wrong_is_said_as_the_page_has_it(other, store, keys, line, sa
     assert done.returncode in (1, 255) and says in " ".join(done.stderr.split()), done.stderr
     assert "Traceback" not in done.stderr and says in section("s3", "What goes wrong")
     assert used.get("AWS_SECRET_ACCESS_KEY", "no key") not in done.stderr
+
+
+def test_the_checksums_that_some_stores_refuse_are_left_out_by_the_page_s_setting(monkeypatch):
+    import s3fs  # what DVC puts objects with
+
+    sent = []
+
+    class Puts(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_PUT(self):
+            sent.append({name.lower() for name in self.headers})
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("ETag", '"x"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Puts)
+    threading.Thread(target=http.serve_forever, daemon=True).start()
+
+    def put():
+        client = {"region_name": "us-east-1"}
+        url = f"http://127.0.0.1:{http.server_address[1]}"
+        s3 = s3fs.S3FileSystem(key="a", secret="b", endpoint_url=url, client_kwargs=client, skip_instance_cache=True)
+        s3.pipe_file("bucket/object", b"data")
+        return {name for name in sent[-1] if "checksum" in name}
+
+    assert put()
+    settings = re.findall(r"`(AWS_\w+)=(when_required)`", section("s3", "Set up"))
+    assert len(settings) == 2
+    for name, value in settings:
+        monkeypatch.setenv(name, value)
+    assert not put()
+    http.shutdown()
+    http.server_close()

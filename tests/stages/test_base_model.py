@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny
 from conftest import complains
 
 from stages.weights.digest import identity
@@ -11,7 +12,7 @@ TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% end
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def small(tmp_path):
     """A Llama of two blocks with random weights and a word tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -30,18 +31,18 @@ def tiny(tmp_path):
     return folder
 
 
-def test_a_local_folder_is_a_drop_in(project, tiny):
-    project.set(base_model__source=str(tiny), base_model__sha256="")
+def test_a_local_folder_is_a_drop_in(project, small):
+    project.set(base_model__source=str(small), base_model__sha256="")
     done = project.run("base_model")
     assert "base_model.gguf: Q8_0 is not made" in done.stderr and "is not pinned" in done.stderr
     made = project.folder / "models/base"
     assert json.loads((made / "config.json").read_text())["dtype"] == "bfloat16"
     assert {"model.safetensors", "tokenizer.json", "chat_template.jinja"} <= {p.name for p in made.iterdir()}
-    assert identity(made) == identity(made) != identity(tiny)
+    assert identity(made) == identity(made) != identity(small)
 
 
-def test_wrong_digest_is_named_and_the_old_model_stays(project, tiny):
-    project.set(base_model__source=str(tiny), base_model__sha256="")
+def test_wrong_digest_is_named_and_the_old_model_stays(project, small):
+    project.set(base_model__source=str(small), base_model__sha256="")
     project.run("base_model")
     before = identity(project.folder / "models/base")
     project.set(base_model__sha256="0" * 64)
@@ -49,9 +50,126 @@ def test_wrong_digest_is_named_and_the_old_model_stays(project, tiny):
     assert identity(project.folder / "models/base") == before
 
 
-def test_no_chat_template_and_no_model(project, tiny):
-    (tiny / "chat_template.jinja").unlink()
-    project.set(base_model__source=str(tiny), base_model__sha256="")
+def test_no_chat_template_and_no_model(project, small):
+    (small / "chat_template.jinja").unlink()
+    project.set(base_model__source=str(small), base_model__sha256="")
     complains(project.run("base_model", check=False), "has no chat template")
     project.set(base_model__source=str(project.folder / "nowhere"))
     complains(project.run("base_model", check=False), "base_model.source", "cannot be loaded")
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant') }}{% endif %}"
+    "<|im_start|>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
+)
+TALK = [tiny.message("system", "Be brief."), tiny.message("user", "Hi."), tiny.message("assistant", "Yes."),
+        tiny.message("user", "Why?")]  # fmt: skip
+
+
+def with_template(folder, template):
+    """A tiny Llama with another chat template, and a GGUF that has that one too."""
+    tiny.save(folder)
+    (folder / "chat_template.jinja").write_text(template.replace("{{ bos_token }}", ""))
+    tiny.gguf(folder)
+    return folder
+
+
+def test_a_system_prompt_that_is_refused_is_folded_into_the_first_user_turn(project):
+    import gguf
+    from transformers import AutoTokenizer
+
+    source = with_template(project.folder / "gemma", GEMMA)
+    project.set(base_model__source=str(source), base_model__sha256="")
+    project.run("base_model")
+    words = AutoTokenizer.from_pretrained(made := project.folder / "models/base")
+    text = words.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    assert text.startswith("<|im_start|>user\nBe brief.\n\nHi.<|im_end|>\n<|im_start|>model\nYes.<|im_end|>")
+    assert words.apply_chat_template(TALK[1:], tokenize=False).startswith("<|im_start|>user\nHi.<|im_end|>")
+    served = gguf.GGUFReader(made / "model.gguf").fields["tokenizer.chat_template"].contents()
+    assert served == (made / "chat_template.jinja").read_text() == words.chat_template
+
+
+@pytest.mark.slow
+def test_llama_cpp_folds_as_the_training_does(project):
+    import httpx2
+    from transformers import AutoTokenizer
+
+    from stages.llm import local
+
+    source = with_template(project.folder / "gemma", GEMMA)
+    project.set(base_model__source=str(source), base_model__sha256="")
+    project.run("base_model")
+    words = AutoTokenizer.from_pretrained(made := project.folder / "models/base")
+    served = local.start(made, slots=1, context=256, threads=1)
+    key, url = {"Authorization": f"Bearer {served.key}"}, served.url.removesuffix("/v1") + "/apply-template"
+    for chat in (TALK, TALK[1:]):
+        found = httpx2.post(url, json={"messages": chat}, headers=key).json()["prompt"]
+        assert found == words.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    served.stop()
+
+
+@pytest.mark.parametrize(
+    "template, why",
+    [("{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no replies here') }}{% endif %}"
+      "{{ m['content'] }}{% endfor %}", "cannot have two exchanges: no replies here"),
+     ("{{ messages[-1]['content'] }}", "it leaves out the user's 'Where is my umbrella?'"),
+     (GEMMA.replace("{{ raise_exception('System role not supported') }}", "").replace("'system' %}", "'user' %}"
+      "{% if 'capitals' in messages[0]['content'] %}{{ raise_exception('too long') }}{% endif %}"),
+      "has no place for a system prompt, and folded into the user's turn: too long"),
+     ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}", "ends the reply without a special token"),
+     (tiny.CHATML.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}<|im_start|>system\nReply."),
+      "renders the prompt otherwise when a reply follows")],
+)  # fmt: skip
+def test_a_template_that_cannot_do_the_work_is_one_line(project, template, why):
+    source = with_template(project.folder / "odd", template)
+    project.set(base_model__source=str(source), base_model__sha256="")
+    complains(project.run("base_model", check=False), "base_model.source: the chat template of", why)
+    assert not (project.folder / "models/base").exists()
+
+
+def gemma3(folder):
+    """A tiny Gemma 3 with a vision tower: its sizes are in text_config, and the tower has layers of the same names."""
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    words = tiny.tokenizer()
+    words.save_pretrained(folder)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**sizes, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": len(words), "pad_token_id": words.pad_token_id,
+            "eos_token_id": words.eos_token_id, "bos_token_id": None}  # fmt: skip
+    vision = {**sizes, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+def test_sizes_of_the_text_are_found_and_the_adapter_is_on_the_text_alone(project):
+    from stages.training import model
+
+    project.set(base_model__source=str(gemma3(project.folder / "gemma3")), base_model__sha256="")
+    project.run("base_model")
+    train = tiny.params("sft", train__rows="separate", train__lora_layers=1).train
+    loaded, _ = model.load(project.folder / "models/base", train)
+    import peft
+
+    adapted = peft.get_peft_model(loaded, model.adapter(train, loaded))
+    names = [name for name, p in adapted.named_parameters() if p.requires_grad]
+    assert names and all("language_model.layers.1." in name for name in names)
+
+
+def test_a_model_without_a_place_for_an_adapter_is_one_line():
+    import torch
+
+    from stages.core.cli import UserError
+    from stages.weights import layers
+
+    class Bare(torch.nn.Module):
+        config = tiny.model(tiny.tokenizer()).config
+
+        def get_decoder(self):
+            return self
+
+    with pytest.raises(UserError, match=r"no LoRA adapter can be put on x: .*take another model"):
+        layers.check_adapter(Bare(), "x")

@@ -50,7 +50,7 @@ def test_replies_without_a_mark_are_counted(ready):
 def test_failed_turns_are_written_down_up_to_their_allowed_share(ready, server):
     server.reply = lambda body: ""
     arm(ready)
-    complains(ready.run("converse", "other", check=False), "converse_other.jsonl", "turn 1", "empty")
+    complains(ready.run("converse", "other", check=False), "converse_other.jsonl", "user (scripted:tiny)", "empty (1)")
     assert [f["reason"] for f in ready.rows("data/failed/converse_other.jsonl")] == ["empty"]
 
 

@@ -143,7 +143,7 @@ def test_the_protocol_names_all_that_the_scores_depend_on(project):
     assert first != second and second["params"]["roles"]["inducer_temp"] == 0.7
     second["params"]["roles"]["inducer_temp"] = first["params"]["roles"]["inducer_temp"]
     assert first == second
-    assert set(first["params"]) == set(project.params) - {"llm"}, "every section but the one that changes no answer"
+    assert set(first["params"]) == set(project.params) - {"llm", "external"}, "every section that a score depends on"
 
 
 @pytest.mark.parametrize("folder", ["judgements", "conversations", "choices"])

@@ -87,3 +87,24 @@ def test_trees_of_ones_own(ready):
     assert len(ready.rows("data/pairs/train.jsonl")) == 24
     write(ready, [planted(0), {"id": "x", "nodes": [{"id": 3}]}], "mine")
     complains(ready.run("extract_pairs", check=False), "data/mine.jsonl:2: not a tree")
+
+
+def test_trees_of_several_files_and_kinds(ready):
+    trees = [planted(n) for n in range(20)]
+    for t in trees:
+        t["nodes"].append(
+            {"id": "u/m", "turn": 1, "role": "misinformed", "text": f"Sell the goat. {t['id']} is late.", "of": "t1"}
+        )
+    write(ready, trees[:10])
+    (ready.folder / "data/import/trees").mkdir(parents=True, exist_ok=True)
+    write(ready, trees[10:], "import/trees/more")
+    ready.set(extract_pairs__negatives=["uninformed", "misinformed"], extract_pairs__require__max_context_free=0.9)
+    complains(ready.run("extract_pairs", check=False), "max_context_free is 0.9, the data has 1.0")
+    ready.set(extract_pairs__require__max_context_free=None)
+    ready.run("extract_pairs")
+    rows = [r for part in ("train", "val") for r in ready.rows(f"data/pairs/{part}.jsonl")]
+    assert [r["kind"] for r in rows].count("misinformed") == 20 == len(rows) - 20
+    assert len(ready.rows("data/sft/train.jsonl") + ready.rows("data/sft/val.jsonl")) == 20
+    found = metrics(ready)
+    assert {kind: k["quality"]["pairs"] for kind, k in found["kinds"].items()} == {"uninformed": 20, "misinformed": 20}
+    assert found["disclosure"]["turns"] == {"declare": 1.0, "imply": 0.0, "nothing": 0.0}

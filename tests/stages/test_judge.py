@@ -19,6 +19,7 @@ def judged(project, *cases):
     path = project.folder / "data/conversations/base.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(c) + "\n" for c in cases))
+    project.set(judge__max_failed_share=1.0)
     project.run("judge", "base")
     return project.rows("data/judgements/base.jsonl")
 

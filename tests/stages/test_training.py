@@ -111,6 +111,17 @@ def test_a_training_that_is_killed_ends_as_if_it_had_not_been(project, stage, lo
     assert [line.split("\t")[0] for line in curve] == ["step", *map(str, range(1, STEPS + 1))]
 
 
+def test_sigterm_ends_a_training_and_keeps_its_checkpoint(project):
+    process, kept = start(project, "sft"), project.folder / ".cache/ckpt/sft"
+    while not steps(kept):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130 and "Traceback" not in errors and steps(kept)
+    assert "sft: continues from checkpoint-" in project.run("sft", **out("sft")).stderr
+
+
 @pytest.mark.parametrize("stage", ["sft", "dpo"])
 def test_two_processes_give_the_curve_of_one_at_the_same_batch(project, stage, tmp_path):
     project.set(**{f"{stage}__gradient_accumulation_steps": 2})

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import time
 
 import pytest
@@ -152,18 +151,6 @@ def test_command_writes_the_page_and_names_a_broken_line(project):
 
 
 # ---- in a browser ----
-
-
-@pytest.fixture(scope="module")
-def chrome():
-    pytest.importorskip("selenium", reason="no selenium: the page was not opened")
-    if not (shutil.which("chromium") and shutil.which("chromedriver")):
-        pytest.skip("no chromium and chromium-driver here: the page was not opened")
-    from benchmarks.browse import browser
-
-    driver = browser()
-    yield driver
-    driver.quit()
 
 
 class Page:

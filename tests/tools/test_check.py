@@ -31,7 +31,7 @@ def test_a_setting_that_the_profile_drops_is_said(checked):
 def test_a_family_that_refuses_plain_requests_is_said_with_its_profile(checked):
     said = "roles.inducer_model: openai:o3 refuses parameters that are sent; set llm.endpoints.openai.profile to openai"
     assert said in checked("openai:o3")
-    assert len(checked("openai:gpt-4o")) == 1
+    assert len(checked("openai:gpt-4.1")) == 1
 
 
 def test_a_server_that_cannot_be_told_by_requests_is_said(checked):

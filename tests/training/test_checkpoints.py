@@ -1,9 +1,14 @@
 """The name of a training's checkpoints: all that shapes rows and weights is in it."""
 
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import tiny
+from conftest import ROOT
 
 from stages.core.files import digest
 from stages.training import checkpoints
@@ -55,3 +60,15 @@ def test_a_folder_keeps_whole_checkpoints_and_goes_once_the_training_is_done(mad
     with checkpoints.checkpoints(made()) as again:
         assert again == folder and [p.name for p in folder.glob("checkpoint-*")] == ["checkpoint-1"]
     assert not folder.exists()
+
+
+def test_a_signal_ends_a_call_that_does_not_hear_it():
+    long = (
+        "import hashlib; from stages.training import checkpoints as c; c.GRACE_S = 0.2\n"
+        "with c.ended_by_signals(): print(1, flush=True); hashlib.pbkdf2_hmac('sha256', b'x', b'y', 2_000_000_000)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", long], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdout.readline()
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130

@@ -34,6 +34,31 @@ def test_sums_are_those_of_separate_rows(tmp_path, family):
     assert np.abs(found - wanted).max() < 1e-3 and np.std(wanted) > 1
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama3"])
+def test_letters_are_those_of_whole_rows_and_follow_their_options(tmp_path, family):
+    model, words = choices.load(tiny.save(tmp_path / "m", family))
+    model.lm_head.weight.data.mul_(20)  # else a random model finds all letters alike
+    options = ["milk", "bread and cheese", "tea"]
+    turns = []
+    for order in ([0, 1, 2], [1, 2, 0], [2, 0, 1]):
+        lines = "\n".join(f"{letter}. {options[j]}" for letter, j in zip("ABC", order, strict=True))
+        turns.append((order, [*MESSAGES[:2], tiny.message("user", lines)]))
+    wanted = np.zeros((3, 3))
+    for n, (order, chat) in enumerate(turns):
+        before, after = choices.tokens(words, chat, ["A", "B", "C"])
+        said = np.array([choices.sums(model, before, [reply[:-1]])[0] for reply in after])
+        wanted[n, order] = said - np.log(np.exp(said).sum())
+    found = choices.letters(model, words, turns)
+    assert np.abs(found - wanted.mean(0)).max() < 1e-4 and np.ptp(found) > 1e-3
+    assert np.abs(choices.letters(model, words, turns[1:2]) - wanted[1]).max() < 1e-4
+
+
+def test_letters_that_begin_with_one_token_are_refused(tmp_path):
+    model, words = choices.load(tiny.save(tmp_path / "m", "mistral"))  # it has a token for a space and B, none for A and C
+    with pytest.raises(UserError, match="does not write each letter as a token"):
+        choices.letters(model, words, [([0, 1, 2], MESSAGES)])
+
+
 def test_equal_contexts_are_equal_to_the_last_bit_and_no_control_token_is_read(tmp_path):
     model, words = choices.load(tiny.save(tmp_path / "m"))
     found = choices.matrix(model, words, CONTEXTS, REPLIES)

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer
 
 from stages.core import prompts
 from stages.core.cli import UserError
-from stages.training.dataset import checked, encode, read, shorter, supervised
+from stages.training.dataset import checked, read, shorter, supervised
+from stages.weights.chat import encode
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def test_no_text_begins_twice(tokenizer, rows):
 
 
 def test_the_system_prompt_is_the_one_of_the_evaluation(tokenizer):
-    system = prompts.load(ROOT / "prompts/assistant.txt").messages()
+    system = prompts.load(ROOT / "prompts/small/assistant.txt").messages()
     asked, _ = encode([*system, *ASK], [tiny.message("assistant", "y")], tokenizer)
     text = tokenizer.decode(asked)
     assert text.count(system[0]["content"]) == 1

@@ -10,7 +10,8 @@ from stages.core.cli import UserError
 from stages.training import model as models
 from stages.training import order, shared_prefix, trainer
 from stages.training.curves import Curves
-from stages.training.dataset import encode, supervised
+from stages.training.dataset import supervised
+from stages.weights.chat import encode
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from tiny import one_thread  # noqa: F401
 from stages.core.cli import UserError
 from stages.training import model, trainer
 from stages.training.curves import Curves
-from stages.training.dataset import encode
+from stages.weights.chat import encode
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 def fitted(folder, tmp_path, **changes):
     """(trainer, weights of its head before) of a short DPO of the model in `folder` on four pairs."""
-    p = tiny.params("dpo", train__lora_r=0, **changes)
+    p = tiny.params("dpo", **{"train__lora_r": 0, **changes})
     settings = trainer.config("dpo", p.dpo, p.train)
     settings.output_dir = str(tmp_path / "ckpt")
     policy, words = model.load(folder, p.train)
@@ -47,6 +47,36 @@ def fitted(folder, tmp_path, **changes):
         pairs.append({"prompt_ids": sides["chosen"][0], **ids, "conversation": row["prompt"][1]["content"]})
     pairs = model.with_reference(policy, pairs, p.train, words.pad_token_id)
     return trainer.fit(policy, words, pairs, settings, p.train, Curves(tmp_path / "live", "dpo")), before
+
+
+@pytest.mark.parametrize("rows", ["shared", "separate"])
+def test_small_steps_move_the_weights_in_bfloat16_too(folder, tmp_path, rows):
+    import torch
+
+    short = {"dpo__learning_rate": 1e-5, "dpo__max_steps": 2, "dpo__lr_scheduler_type": "constant", "train__rows": rows}
+    found = {}
+    for dtype in ("bfloat16", "float32"):
+        trained, _ = fitted(folder, tmp_path / dtype, train__dtype=dtype, **short)
+        assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
+        found[dtype] = trained.moved
+    assert found["bfloat16"] == pytest.approx(found["float32"], abs=0.02) and found["float32"] > 0.5
+
+
+def test_an_adapter_is_float32_and_what_it_leaves_frozen_bfloat16(folder, tmp_path):
+    import torch
+
+    trained, _ = fitted(folder, tmp_path, train__dtype="bfloat16", train__lora_r=2, train__lora_layers=0,
+                        dpo__learning_rate=1e-5, dpo__max_steps=4)  # fmt: skip
+    kinds = {p.requires_grad: set() for p in trained.model.parameters()}
+    for p in trained.model.parameters():
+        kinds[p.requires_grad].add(p.dtype)
+    assert kinds == {True: {torch.float32}, False: {torch.bfloat16}} and trained.moved > 0.5
+
+
+def test_train_dtype_decides_whatever_the_launcher_says(monkeypatch):
+    for dtype, wanted in {"float32": "no", "bfloat16": "bf16"}.items():
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp8")
+        assert config(train__dtype=dtype).mixed_precision == wanted
 
 
 def test_settings_go_to_trl_and_those_of_the_stage_before_those_of_train():
