@@ -121,7 +121,7 @@ PROMPT_WAVES = {
     "rejected": GROWN,
     "verifier": GROWN,
     "judge": JUDGES | CALIBRATED,
-    "set": GROWN | TESTS | CALIBRATED,
+    "set": GROWN | TALKS | CALIBRATED,
     "friend": EVALS,  # no arm has it but in presets
     "assistant": (GROWN - {"roleplay"}) | arms("base", "base_no_memory"),
     **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
