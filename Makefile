@@ -15,8 +15,8 @@ $(VENV)/.done: requirements.lock
 
 repro: setup
 	python -m stages.tools.check
-	dvc repro
-	python -m stages.evaluation.table results/eval.json
+	ANSWER_LATER=1 dvc repro
+	@python -m stages.evaluation.answer results/eval.json
 	@git diff --quiet -- dvc.lock || printf '\n%s\n' "dvc.lock and results/ are your run's now: git commit --all --message 'My run' keeps it to come back to and with."
 	@echo "make report writes it up, make browse shows its trees; data/failed/ holds what a model would not answer."
 
@@ -29,12 +29,12 @@ smoke: setup
 # in a folder of its own, so that the workspace stays; killed and started again, it goes on with what it has
 study: setup
 	dvc exp remove --quiet study 2>/dev/null || true
-	dvc exp run --temp --name study $$(python -m stages.tools.preset study)
+	ANSWER_LATER=1 dvc exp run --temp --name study $$(python -m stages.tools.preset study)
 	made=$$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'); \
 	  for stage in eval sft dpo; do git show $$made:results/$$stage.json > .cache/study_$$stage.json || exit 1; done
 	mv .cache/study_eval.json docs/study.json
 	mv .cache/study_sft.json .cache/study_dpo.json docs
-	python -m stages.evaluation.table docs/study.json
+	@python -m stages.evaluation.answer docs/study.json
 
 rehearsal: setup
 	python -m benchmarks.rehearsal

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from stages.choose import contexts
 from stages.evaluation import crossed
+from stages.text import groups
 from stages.training import choices, shared_prefix
 
 Rows = list[tuple[list[int], list[list[int]]]]  # context, replies
@@ -51,19 +52,19 @@ def main() -> None:
     p.add_argument("--groups", type=Path, required=True)
     p.add_argument("--number", type=int, default=60, help="groups")
     a = p.parse_args()
-    groups = crossed.most(crossed.read(a.groups), a.number)
+    chosen = crossed.most(groups.read(a.groups), a.number)
     model, tokenizer = choices.load(a.weights)
     shared = AutoModelForCausalLM.from_pretrained(a.weights, dtype=torch.float32).eval()
     shared_prefix.share(shared)
     asked: Rows = [
         choices.tokens(tokenizer, context, [user["reply"] for user in group["users"]])
-        for group in groups
+        for group in chosen
         for context in contexts(group, None, "history")
     ]
     naive = sum(len(before) + len(reply) for before, replies in asked for reply in replies)
     once = sum(len(before) + sum(map(len, replies)) for before, replies in asked)
     print(
-        f"{len(groups)} groups, {torch.get_num_threads()} threads; tokens: rows {naive}, once {once} ({naive / once:.2f}x)"
+        f"{len(chosen)} groups, {torch.get_num_threads()} threads; tokens: rows {naive}, once {once} ({naive / once:.2f}x)"
     )
     ways = {
         "rows": lambda: rows(model, asked),

@@ -27,6 +27,7 @@ from stages.judging import choice
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.settings import Llm, Role
+from stages.text import groups
 
 Question = tuple[str, Record, list[list[Message]]]  # name of the reading, group, what each user's replies are chosen after
 
@@ -75,11 +76,11 @@ def questions(p: Params, a: Namespace) -> list[Question]:
     """What is asked, reading by reading."""
     from stages.evaluation import crossed
 
-    groups = crossed.most(crossed.read(a.groups), p.choose.most)
+    chosen = crossed.most(groups.read(a.groups), p.choose.most)
     return [
         (name, group, contexts(group, prompt, reading))
-        for name, prompt, reading in readings(a, groups, p.choose.exchanges)
-        for group in groups
+        for name, prompt, reading in readings(a, chosen, p.choose.exchanges)
+        for group in chosen
     ]
 
 
@@ -129,13 +130,13 @@ def measured(p: Params, a: Namespace) -> tuple[list[Record], dict[str, Any]]:
     from stages.evaluation import crossed
 
     asked = questions(p, a)
-    groups = [group for name, group, _ in asked if name == "history"]
+    chosen = [group for name, group, _ in asked if name == "history"]
     model, folder = bound(a.model, a.weights, a.weights)
     found, counts = (local(a, folder, asked), {}) if folder else run_async(served(p, a, model, asked))
     scores: dict[str, list[Any]] = {}
     for (name, _, _), matrix in zip(asked, found, strict=True):
         scores.setdefault(name, []).append(matrix)
-    return crossed.rows(groups, scores), {**crossed.summary(groups, scores, p.choose.resamples, p.choose.seed), **counts}
+    return crossed.rows(chosen, scores), {**crossed.summary(chosen, scores, p.choose.resamples, p.choose.seed), **counts}
 
 
 def arguments() -> ArgumentParser:

@@ -1,13 +1,14 @@
 """Eval: alignment by turn for every model, with intervals, what each gained over base, and judge-free measures.
 
-Asks nothing. Reads the judgements and, for the judge-free measures, the conversations (recognition, degeneration), the
-choices (crossed choice) and the replies to probes and read-outs; writes the result, every case's scores and the plots by
-turn, and prints the table. The models are the arms of params.yaml.
+Asks nothing. Reads the judgements and, for the judge-free measures, the conversations (degeneration), the choices (crossed
+choice) and the replies to probes and read-outs; writes the result, every case's scores and the plot by turn, and prints the
+answer, unless ANSWER_LATER is in the environment (`make repro` prints it last). The models are the arms of params.yaml.
 
 Run: python -m stages.eval (the arguments are in dvc.yaml)
 Somebody else's scores in the same table: python -m stages.tools.recompute --help
 """
 
+import os
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib.metadata import version
@@ -18,9 +19,6 @@ from stages.core import params
 from stages.core.cli import UserError, parser, run
 from stages.core.files import read_text, write_json, write_jsonl
 from stages.evaluation.settings import Eval
-from stages.evaluation.table import table
-from stages.text.encoder import Encoder
-from stages.text.settings import EncoderParams
 
 VERSIONS = ("numpy", "sentence-transformers", "torch", "transformers", "trl", "xllamacpp")
 
@@ -30,7 +28,6 @@ class Params(params.Section):
 
     arms: dict[str, Any]
     eval: Eval
-    encoder: EncoderParams
 
 
 def files(folder: Path, arms: Iterable[str]) -> list[Path]:
@@ -54,20 +51,21 @@ def made_with(prompts: Path) -> dict[str, Any]:
 
 def main() -> None:
     inputs = ["judgements", "conversations", "choices", "probe-replies", "calibration", "prompts"]
-    a = parser(__doc__, inputs, ["result", "cases", "curve", "recognition"]).parse_args()
+    a = parser(__doc__, inputs, ["result", "cases", "curve"]).parse_args()
     p = params.load("eval", Params)
     # here and not above, as they import numpy, and --help is to answer at once
     from stages.evaluation import crossed, probes
+    from stages.evaluation.answer import answer
     from stages.evaluation.inputs import read_calibration, read_conversations, read_judgements, read_probes
     from stages.evaluation.judge_free import measured
     from stages.evaluation.metrics import Inference
-    from stages.evaluation.result import al_rows, case_rows, evaluation, recognition_rows
+    from stages.evaluation.result import al_rows, case_rows, evaluation
     from stages.evaluation.scores import BASE, Scale
 
     scale = Scale(1, 5)  # prompts/judge.txt asks for it
     scores = read_judgements(files(a.judgements, p.arms), scale)
     conversations = read_conversations(files(a.conversations, p.arms), scores)
-    words = measured(conversations, scores.ids, scores.turns, Encoder(p.encoder))
+    words = measured(conversations, scores.ids, scores.turns)
     result = evaluation(scores, p.eval, scale, read_calibration(a.calibration), words)
     choices = {path.stem: crossed.read_rows(path) for path in files(a.choices, p.arms)}
     chosen = crossed.compared(choices, BASE, p.eval.resamples, p.eval.seed)
@@ -79,12 +77,11 @@ def main() -> None:
             entry |= {"choose": chosen[part].get(model), **probed[part].get(model, {})}
     result["choose"] = chosen["about"]
     result["protocol"] |= made_with(a.prompts)
-    ranks = {model: replies.ranks["reply"] for model, replies in words.models.items()}
     write_json(a.result, result)
-    write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], ranks))
+    write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"]))
     write_json(a.curve, al_rows(result))
-    write_json(a.recognition, recognition_rows(result))
-    print(table(result))
+    if "ANSWER_LATER" not in os.environ:
+        print("\n".join(answer(result)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""Scores made for the tests of the evaluation, an encoder that needs no model, and groups for crossed choice."""
+"""Scores and crossed choice made for the tests of the evaluation."""
 
-import re
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from stages.core.prompts import alternating
+from stages.evaluation import crossed
 from stages.evaluation.scores import Judgement, Scores
 
 PEOPLE = [
@@ -41,21 +40,6 @@ def made(
     return scores
 
 
-class BagOfWords:
-    """An encoder without a model: unit vectors of word counts, so that common words make the cosine, and chance the rest."""
-
-    def __init__(self, params: object = None):
-        self.params = params
-
-    def __call__(self, texts: list[str]) -> np.ndarray:
-        rows = np.zeros((len(texts), 512), dtype=np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            row += 0.01 * np.random.default_rng(zlib.crc32(text.encode())).standard_normal(512)
-            for word in re.findall(r"\w+", text.lower()):
-                row[zlib.crc32(word.encode()) % 512] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
-
-
 TOPICS = ("boats", "chess", "bread", "bees")
 
 
@@ -74,3 +58,28 @@ def user(n: int) -> dict:
 def group(number: int = 0, kind: str = "both") -> dict:
     """A group of four users."""
     return {"group": f"g{number}", "kind": kind, "message": "What now?", "users": [user(n) for n in range(4)]}
+
+
+def with_choice(result: dict, planted: Mapping[str, float], told: Iterable[str] = (), words: float = 0.5) -> dict:
+    """The result with crossed choice as stage eval puts it in.
+
+    Args:
+        planted: by arm, how much better a user's own reply fits its history than the same noise of every arm; of an arm that
+            is not in it nothing is measured, as of one that stage choose skips.
+        told: arms that are as good without the history.
+        words: pairs right by shared words.
+    """
+    of, arms = [group(n) for n in range(12)], dict[str, list]()
+    noise, flat = np.random.default_rng(1).normal(size=(12, 4, 4)), np.zeros((12, 4, 4))
+    for name, strength in planted.items():
+        own = noise + strength * np.eye(4)
+        scores = {"history": own if strength else flat, "no_history": own if name in told else flat}
+        arms[name] = crossed.rows(of, {reading: list(m) for reading, m in scores.items()})
+        for row in arms[name]:
+            row["log_probs"] = {reading: np.array(m) for reading, m in row["log_probs"].items()}
+            row["overlap"] = {"pair_accuracy": words, "top1": 0.25}
+    found = crossed.compared(arms, "base", 300, 1)
+    for part in ("models", "vs_base"):
+        for name, entry in result[part].items():
+            entry["choose"] = found[part].get(name)
+    return {**result, "choose": found["about"]}

@@ -7,7 +7,7 @@ import numpy as np
 
 from stages.core.cli import UserError
 from stages.core.files import Record, digest
-from stages.core.statistics import Array, complete_cases, holm, krippendorff_alpha, rounded
+from stages.core.statistics import complete_cases, holm, krippendorff_alpha, rounded
 from stages.evaluation import judge_free, metrics
 from stages.evaluation.inputs import Calibration
 from stages.evaluation.judge_free import JudgeFree
@@ -42,7 +42,6 @@ def evaluation(scores: Scores, p: Eval, scale: Scale, calibration: Calibration, 
     vs_base = {m: gain(scores, judges, m, infer) | judge_free.gain(measured, m, infer) for m in others}
     correct(vs_base.values(), "p")
     correct([g["personalisation"] for g in vs_base.values()], "p")
-    correct([g for g in vs_base.values() if "recognition_p" in g], "recognition_p")
     return {
         "scale": str(scale),
         "protocol": protocol(scores, judges, p),
@@ -50,7 +49,6 @@ def evaluation(scores: Scores, p: Eval, scale: Scale, calibration: Calibration, 
         "vs_base": vs_base,
         "judges": {j: judge_result(scores, j, calibration, infer) for j in scores.judges},
         "agreement": agreement(scores),
-        "recognition": judge_free.reference(measured, infer) if measured.models else None,
     }
 
 
@@ -159,8 +157,8 @@ def agreement(scores: Scores) -> dict[str, Any]:
     return {"alpha": rounded(krippendorff_alpha(ratings)), "replies": both}
 
 
-def case_rows(scores: Scores, judges: Sequence[str], ranks: Mapping[str, Array]) -> list[Record]:
-    """Every case of every model: its scores by turn, their mean and slope, and the reciprocal ranks of reply k."""
+def case_rows(scores: Scores, judges: Sequence[str]) -> list[Record]:
+    """Every case of every model: its scores by turn, their mean and slope."""
     rows = []
     for model in scores.models:
         right, wrong = (scores.consensus(model, judges, persona) for persona in ("right", "wrong"))
@@ -174,7 +172,6 @@ def case_rows(scores: Scores, judges: Sequence[str], ranks: Mapping[str, Array])
                 "wrong": rounded(wrong[n]),
                 "mean": rounded(means[n]),
                 "slope": rounded(slopes[n], 6),
-                "recognition": rounded(ranks[model][n]) if model in ranks else None,
             }
             for n, case in enumerate(scores.ids)
             if case in scores.cases[model]
@@ -186,19 +183,3 @@ def al_rows(result: Mapping[str, Any]) -> list[Record]:
     """Rows of the plot of AL(k), one a turn."""
     turns = range(result["protocol"]["turns"])
     return [{"turn": k + 1, **{name: m["al"][k] for name, m in result["models"].items()}} for k in turns]
-
-
-def recognition_rows(result: Mapping[str, Any]) -> list[Record]:
-    """Rows of the plot of the mean reciprocal rank beside what it is to be read against, one a turn."""
-    models = {name: m["recognition"] for name, m in result["models"].items() if m["recognition"]}
-    against = result["recognition"]
-    return [
-        {
-            "turn": k + 1,
-            **{name: r["mrr"][k] for name, r in models.items()},
-            "message": against["from_user_message"]["mrr"][k],
-            "user": against["from_user_turns"]["mrr"][k],
-            "chance": against["chance_mrr"],
-        }
-        for k in range(result["protocol"]["turns"])
-    ]

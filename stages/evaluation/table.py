@@ -1,21 +1,13 @@
-"""The result as text. `python -m stages.evaluation.table results/eval.json` prints it again without running anything."""
+"""The result in full: `python -m stages.evaluation.table results/eval.json` prints the answer, every table and the notes."""
 
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
-from stages.core.cli import UserError, run
-from stages.core.files import read_text
+from stages.core.cli import run
 from stages.core.tables import Column, Rows, interval, number, p_value, rows, text
-
-Result = Mapping[str, Any]  # results/eval.json
-WIDTH = 125
-FEW = 10  # profiles below which the bootstrap's intervals are known to be too narrow
-CI = "95 % interval"
+from stages.evaluation.answer import CI, FEW, MODEL, WIDTH, Result, answer, models, show, signed, signed_interval
 
 
 def percent(value: float | None) -> str:
@@ -28,43 +20,24 @@ def percent_interval(ci: Sequence[float | None]) -> str:
     return interval([None if v is None else 100 * v for v in ci], 1, True)
 
 
-signed, signed_interval = partial(number, sign=True), partial(interval, sign=True)
-MODEL: Column = ("model", "name", str)
 # of the records that `models` gives
-SCORES: list[Column] = [
-    MODEL, ("cases", "n_cases", str), ("unscored", "unscored", str), ("AL(1)", "al.0", number),
-    ("AL({turns})", "al.-1", number), ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
-    ("area", "area", number), ("range", "range", number), ("IR", "ir", partial(number, digits=3, sign=True)),
-    (CI, "ir_ci", partial(interval, digits=3, sign=True)), ("N-IR", "n_ir", partial(number, digits=3, sign=True)),
-    ("N-R2", "r2", partial(number, digits=3)),
+FORM: list[Column] = [
+    MODEL, ("words", "degeneration.words", partial(number, digits=1)), ("repeats", "degeneration.repetition", number),
+    ("less base", "gain.degeneration_ci.repetition", signed_interval), ("loops", "degeneration.loops", number),
+    ("less base", "gain.degeneration_ci.loops", signed_interval), ("echo", "degeneration.echo", number),
+    ("distinct-2", "degeneration.distinct_2", number),
 ]  # fmt: skip
-GAINS: list[Column] = [
-    MODEL, ("vs base", "gain.relative_improvement", percent), (CI, "gain.ci", percent_interval),
-    ("p Holm", "gain.p_holm", p_value), ("of possible", "gain.share_of_gain.value", number),
-    (CI, "gain.share_of_gain.ci", interval), ("right-wrong", "personalisation.value", signed),
-    (CI, "personalisation.ci", signed_interval), ("vs base", "gain.personalisation.difference", signed),
+SCORES: list[Column] = [
+    MODEL, ("AL(1)", "al.0", number), ("AL({turns})", "al.-1", number), ("mean AL", "al_mean", number),
+    (CI, "al_mean_ci", interval), ("vs base", "gain.relative_improvement", percent), (CI, "gain.ci", percent_interval),
+    ("p Holm", "gain.p_holm", p_value), ("right-wrong vs base", "gain.personalisation.difference", signed),
     ("p Holm", "gain.personalisation.p_holm", p_value),
 ]  # fmt: skip
-RECOGNITION: list[Column] = [
-    MODEL, ("MRR(1)", "recognition.mrr.0", number), ("MRR({turns})", "recognition.mrr.-1", number),
-    ("mean MRR", "recognition.mrr_mean", number), (CI, "recognition.mrr_mean_ci", interval),
-    ("top-1", "recognition.top1_mean", number), ("vs base", "gain.recognition_difference", signed),
-    (CI, "gain.recognition_difference_ci", signed_interval), ("p Holm", "gain.recognition_p_holm", p_value),
-    ("words", "degeneration.words", partial(number, digits=1)), ("repeats", "degeneration.repetition", number),
-    ("echo", "degeneration.echo", number), ("distinct-2", "degeneration.distinct_2", number),
-]  # fmt: skip
-MEMORY: list[Column] = [
-    MODEL, ("MRR k>1", "recognition.later.reply.mean", number), ("vs base", "later.reply.difference", signed),
-    (CI, "later.reply.ci", signed_interval), ("new words", "recognition.later.new.mean", number),
-    ("vs base", "later.new.difference", signed), (CI, "later.new.ci", signed_interval),
-    ("loops", "degeneration.loops", number), ("recalls", "recognition.later.recalls.mean", number),
-    ("vs base", "later.recalls.difference", signed), (CI, "later.recalls.ci", signed_interval),
-]  # fmt: skip
-CHOICE: list[Column] = [
-    MODEL, ("pairs right", "choose.pair_accuracy.value", number), (CI, "choose.pair_accuracy.ci", interval),
-    ("top-1", "choose.top1.value", number), (CI, "choose.top1.ci", interval), ("vs base", "gain.choose.difference", signed),
-    (CI, "gain.choose.ci", signed_interval), ("p Holm", "gain.choose.p_holm", p_value),
-    ("no history", "choose.no_history.pair_accuracy.value", number),
+SLOPES: list[Column] = [
+    MODEL, ("IR", "ir", partial(number, digits=3, sign=True)), (CI, "ir_ci", partial(interval, digits=3, sign=True)),
+    ("N-IR", "n_ir", partial(number, digits=3, sign=True)), ("N-R2", "r2", partial(number, digits=3)),
+    ("right-wrong", "personalisation.value", signed), (CI, "personalisation.ci", signed_interval),
+    ("of possible", "gain.share_of_gain.value", number), (CI, "gain.share_of_gain.ci", interval),
 ]  # fmt: skip
 OVER: list[Column] = [
     MODEL, ("replies", "over_personalisation.replies", str), ("bring up", "over_personalisation.value", number),
@@ -81,19 +54,6 @@ BY_JUDGE: list[Column] = [
     ("judge", "judge", str), MODEL, ("mean AL", "al_mean", number), (CI, "al_mean_ci", interval),
     ("vs base", "difference", signed), (CI, "difference_ci", signed_interval), ("p", "p", p_value),
 ]  # fmt: skip
-
-
-def models(result: Result) -> list[dict[str, Any]]:
-    """What the result has of each model, in the order of the arms: with `name`, `range` of AL and, over base, `gain`."""
-    found = []
-    for name in result["protocol"]["models"]:
-        known = [v for v in result["models"][name]["al"] if v is not None]
-        gain = result["vs_base"].get(name, {})
-        found.append({
-            "name": name, **result["models"][name], "range": max(known) - min(known) if known else None,
-            "gain": gain, "later": gain.get("recognition_later"),
-        })  # fmt: skip
-    return found
 
 
 def marked(judge: str, about: Result) -> str:
@@ -116,7 +76,6 @@ def notes(result: Result) -> list[str]:
         *([few] if profiles < FEW else []),
         *judge_notes(result),
         *comparison_notes(result),
-        *recognition_notes(result["recognition"]),
     ]
 
 
@@ -148,80 +107,46 @@ def comparison_notes(result: Result) -> Iterator[str]:
         yield "Right-wrong: not given, no reply was judged against another persona."
 
 
-def recognition_notes(against: Result | None) -> Iterator[str]:
-    """How the judge-free measures are to be read; nothing where there are none."""
-    if against is None:
-        return
-    yield (
-        f"MRR: reciprocal rank of the right persona among {against['personas']}, from reply k alone, no judge. Chance "
-        f"{number(against['chance_mrr'])}; from the user's message alone, which an echo reaches, "
-        f"{number(against['from_user_message']['mrr_mean'])}; from the user's turns so far "
-        f"{number(against['from_user_turns']['mrr_mean'])}. New words: of reply k, without word 3-grams of the model's own "
-        "earlier replies (loops: their share). Saying the first reply again keeps its rank, which new words do not. "
-        "Memory is what exceeds NAME_no_memory."
-    )
-    yield (
-        "Recalls: share of replies with two content words of an earlier message of the user that neither the message "
-        "they answer nor an earlier reply holds. Pairs are chosen by such a count: it shows what was learnt, and is no "
-        "independent evidence."
-    )
-
-
-def against_choice(result: Result) -> str:
-    """What crossed choice is to be read against."""
-    about = result.get("choose")
-    if not about:
-        return ""
-    words = number(about["overlap"]["pair_accuracy"]["value"])
-    return f" ({about['groups']} groups; chance 0.50, top-1 {number(about['top1_chance'])}; by shared words {words})"
-
-
-def blocks(result: Result) -> list[tuple[str, Rows]]:
-    """(title, rows) of each table that has a row."""
+def cost_tables(result: Result) -> Iterator[tuple[str, Rows]]:
+    """(title, rows) of what the arms' replies look like, of over-personalisation and of read-outs, as far as measured."""
     every = models(result)
-    talked = [m for m in every if m["recognition"]]
-    without = [
-        {"name": f"{m['name']} - no memory", "later": more} for m in talked if (more := m["recognition"]["over_no_memory"])
+    tables: dict[str, tuple[list[Column], list[Any]]] = {
+        "Cost: the form of the replies (less base: interval of the difference)": (
+            FORM, [m for m in every if m["degeneration"]]
+        ),
+        "Cost: replies that bring up what the user told where it does not help": (
+            OVER, [m for m in every if m.get("over_personalisation")]
+        ),
+        "Read-out: what a model says that it knows of its user": (
+            READ_OUT, [{**m, "turn": k, **found} for m in every for k, found in (m.get("read_out") or {}).items()]
+        ),
+    }  # fmt: skip
+    yield from ((title, rows(columns, items)) for title, (columns, items) in tables.items() if items)
+
+
+def judge_tables(result: Result) -> Iterator[tuple[str, Rows]]:
+    """(title, rows) of what the judges' scores say: the means, their slopes, and each of several judges."""
+    every, turns = models(result), result["protocol"]["turns"]
+    columns = [
+        (head.format(turns=turns), key, of) for head, key, of in SCORES if result["vs_base"] or not key.startswith("gain.")
     ]
-    judged = [
+    yield f"{by_whom(result)}. Alignment by turn, and gain over base", rows(columns, every)
+    yield f"{by_whom(result)}. Slope, fit to this user, and share of the possible gain", rows(SLOPES, every)
+    each = [
         {"judge": marked(judge, j), "name": name, **m}
         for judge, j in result["judges"].items()
         for name, m in j["models"].items()
     ]
-    chosen = [m for m in every if m.get("choose")]
-    probed = [m for m in every if m.get("over_personalisation")]
-    knows = [{"name": m["name"], "turn": k, **found} for m in every for k, found in (m.get("read_out") or {}).items()]
-    tables: list[tuple[str, list[Column], list[dict[str, Any]]]] = [
-        (f"{by_whom(result)}. Alignment by turn", SCORES, every),
-        (f"{by_whom(result)}. Gain over base, and how much of it is this user's", GAINS, every if result["vs_base"] else []),
-        ("No judge. Recognition of the user from each reply, and the replies' form", RECOGNITION, talked),
-        ("No judge. Recognition after turn 1, where there is something to remember", MEMORY, talked + without),
-        (f"No judge. Crossed choice: whose reply is whose{against_choice(result)}", CHOICE, chosen),
-        ("No judge. Over-personalisation: replies that bring up what was told where it does not help", OVER, probed),
-        ("No judge. Read-out: what a model says that it knows of its user", READ_OUT, knows),
-        ("Judge by judge", BY_JUDGE, judged),
-    ]
-    turns = result["protocol"]["turns"]
-    return [
-        (title, rows([(head.format(turns=turns), key, show) for head, key, show in columns], items))
-        for title, columns, items in tables
-        if items
-    ]
+    if each:
+        yield "Judge by judge", rows(BY_JUDGE, each)
 
 
 def table(result: Result) -> str:
     """The whole result for a terminal of WIDTH columns."""
-    tables = [f"{title}\n{text(found)}" for title, found in blocks(result)]
-    return "\n\n".join([*tables, "\n".join(fill(note, WIDTH, subsequent_indent="  ") for note in notes(result))])
-
-
-def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "results/eval.json")
-    try:
-        print(table(json.loads(read_text(path))))
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is not a result of stages.eval") from None
+    tables = [f"{title}\n{text(found)}" for title, found in (*cost_tables(result), *judge_tables(result)) if len(found) > 1]
+    said = "\n".join(fill(note, WIDTH, subsequent_indent="  ") for note in notes(result))
+    return "\n\n".join(["\n".join(answer(result)), *tables, said])
 
 
 if __name__ == "__main__":
-    run(main)
+    run(lambda: show(table))

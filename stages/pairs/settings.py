@@ -65,6 +65,8 @@ class ExtractPairs(Section):
     """File of trees, or folder of such files: role-play's, or trees of your own."""
     more_trees: str
     """Another file or folder, whose trees are added; no two trees have one id."""
+    groups: str
+    """File or folder of groups of users (pairs/crossed.py), whose rows are added."""
     negatives: list[Literal["uninformed", "misinformed"]] = Field(min_length=1)
     """Replies that the informed one is set against. Against a misinformed one that no verifier judged it is chosen."""
     on_disagreement: Literal["drop", "keep_informed"]

@@ -70,22 +70,11 @@ def repetition(text: str) -> float:
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
 
-def _known(sources: list[str]) -> set[Gram]:
-    return {gram for source in sources for gram in ngrams(words(source))}
-
-
 def containment(text: str, sources: list[str]) -> float:
     """Share of the word 3-grams of `text` that occur in one of `sources` (containment, Broder 1997); 0.0 for a text of fewer
     than three words."""
-    known, own = _known(sources), ngrams(words(text))
+    own, known = ngrams(words(text)), {gram for source in sources for gram in ngrams(words(source))}
     return sum(gram in known for gram in own) / len(own) if own else 0.0
-
-
-def novel(text: str, sources: list[str]) -> str:
-    """The words of `text` outside the word 3-grams that occur in one of `sources`; `text` itself where none occurs."""
-    known, own = _known(sources), words(text)
-    shared = {i + k for i, gram in enumerate(ngrams(own)) if gram in known for k in range(3)}
-    return " ".join(w for i, w in enumerate(own) if i not in shared) if shared else text
 
 
 def jaccard(a: str, b: str) -> float:

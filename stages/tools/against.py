@@ -1,4 +1,4 @@
-"""The result of a revision or an experiment: its tables, and what differs from the workspace in protocol, params, prompts.
+"""The result of a revision or an experiment: its answer, and what differs from the workspace in protocol, params, prompts.
 
 Everything is read from git; nothing is checked out or run. `dvc metrics diff REVISION` has every metric of every stage.
 """
@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 from stages.core import params
 from stages.core.cli import UserError, one_line
 from stages.core.tables import Rows
-from stages.evaluation import table
+from stages.evaluation.answer import answer
 from stages.tools.blocks import Block, cell
 
 # by these parts of the protocol two scores are measured; the rest (what was trained on, and how) is what is compared
 MEASUREMENT = (
     "scale", "turns", "cases", "profiles", "judges", "prompts_sha256.judge", "prompts_sha256.user", "params.judge.",
-    "params.user.", "params.converse.", "params.encoder.", "params.eval.",
+    "params.user.", "params.converse.", "params.eval.",
 )  # fmt: skip
 
 
@@ -61,8 +61,8 @@ def section(name: str, now: Mapping[str, Any]) -> Iterator[Block]:
         if differ := changed(protocol(old), protocol(now)):
             yield Block("p", "Not measured in the same way, so the scores cannot be set side by side.")
             yield Block("words", rows=[["protocol", name, "now"], *differ])
-        for title, rows in table.blocks(old):
-            yield from (Block("h3", f"{name}: {title}"), Block("table", rows=rows))
+        yield Block("h3", f"What was found in {name}")
+        yield Block("text", "\n".join(answer(old)))
     except (ValueError, KeyError, TypeError):
         yield Block("p", f"{name} has no results/eval.json as stage eval writes it now.")
     before = OmegaConf.to_container(OmegaConf.create(git("show", f"{commit}:./params.yaml")), resolve=False)

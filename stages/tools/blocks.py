@@ -14,7 +14,7 @@ TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
-HEADINGS = {"h2": "## ", "h3": "### "}
+HEADINGS = {"h2": "## ", "h3": "### ", "fold": "## "}
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,8 @@ class Block:
     """One part of a report."""
 
     kind: str
-    """h2, h3, p; table (of numbers), words (a table of texts); figure (SVG); diff."""
+    """h2, h3, p; lead (the finding), text (as for a terminal); table (of numbers), words (a table of texts); figure (SVG);
+    diff; fold (a heading whose part is closed at first), end (of that part)."""
     text: str = ""
     rows: Rows = field(default_factory=list)
     """Of a table, head first."""
@@ -44,7 +45,9 @@ def markdown(title: str, blocks: Sequence[Block]) -> Iterator[str]:
     for b in blocks:
         if b.rows:
             yield f"\n{tables.markdown(b.rows, len(b.rows[0]) if b.kind == 'words' else 1)}\n"
-        elif b.kind == "diff":
-            yield f"\n~~~~diff\n{b.text}\n~~~~\n"
-        elif b.kind != "figure":
+        elif b.kind in ("diff", "text"):
+            yield f"\n~~~~{b.kind}\n{b.text}\n~~~~\n"
+        elif b.kind == "lead":
+            yield f"\n**{b.text}**\n"
+        elif b.kind not in ("figure", "end"):
             yield f"\n{HEADINGS.get(b.kind, '')}{b.text}\n"

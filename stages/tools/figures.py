@@ -39,13 +39,16 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Strip:
-    """One row of a dot plot: a dot a case, their mean and its interval."""
+class Point:
+    """One row of a plot of values with their intervals."""
 
     label: str
-    dots: Sequence[float]
-    mean: float | None
+    value: float
     ci: Sequence[float | None]
+    filled: bool
+    """Whether its marker is."""
+    twin: float
+    """The same without what is tested: a cross."""
 
 
 def curves(panels: Mapping[str, Sequence[Line]], y: tuple[float, float], label: str) -> str:
@@ -72,21 +75,30 @@ def curves(panels: Mapping[str, Sequence[Line]], y: tuple[float, float], label: 
         return _svg(figure)
 
 
-def strips(rows: Sequence[Strip], label: str) -> str:
-    """Rows of dots over one axis with a rule at 0; the mean is a bar, its interval a thick line. `label`: of the axis."""
+def points(rows: Sequence[Point], rules: Mapping[str, tuple[float, str]], label: str, filled: str, twin: str) -> str:
+    """A row a point over one axis that ends at 1, with upright rules.
+
+    Args:
+        rules: (where, one of DASHES) by the name of each rule.
+        label: of the axis; `filled` and `twin` say what a filled marker and a cross are.
+    """
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH * 0.8, 0.34 * len(rows) + 0.7), layout="constrained")
+        figure = Figure(figsize=(WIDTH * 0.8, 0.26 * len(rows) + 1), layout="constrained")
         axis = figure.subplots()
-        axis.axvline(0, linewidth=0.8, linestyle=DASHES["dashed"])
+        for name, (where, dash) in rules.items():
+            axis.axvline(where, linewidth=1, linestyle=DASHES[dash], label=name)
         for n, row in enumerate(rows):
-            # the golden ratio spreads dots that would lie on each other
-            spread = [n + ((i * 0.618) % 1 - 0.5) * 0.6 for i in range(len(row.dots))]
-            axis.plot(row.dots, spread, "o", markerfacecolor="none", markeredgecolor="0.5")
-            axis.plot(np.array(row.ci, dtype=float), [n, n], linewidth=2.5, solid_capstyle="butt")
-            axis.plot(np.array([row.mean], dtype=float), [n], "|", markersize=13, markeredgewidth=2.5)
-        axis.set(ylim=(len(rows) - 0.5, -0.5), xlabel=label)
+            axis.plot(np.array(row.ci, dtype=float), [n, n], linewidth=2)
+            axis.plot([row.value], [n], "o", markersize=7, markerfacecolor="black" if row.filled else "white", clip_on=False)
+            axis.plot([row.twin], [n], "x", markersize=6, markeredgewidth=1.5, clip_on=False)
+            axis.annotate(f"{row.value:.2f}", (1.02, n), xycoords=("axes fraction", "data"), va="center")
+        for marker, name, face in (("o", filled, "black"), ("o", f"not {filled}", "white"), ("x", twin, "black")):
+            axis.plot([], [], marker, markersize=6, markerfacecolor=face, label=name)
+        low = min([0.4, *(row.ci[0] for row in rows if row.ci[0] is not None), *(row.value for row in rows)])
+        axis.set(xlim=(low, 1), ylim=(len(rows) - 0.5, -0.5), xlabel=label)
         axis.set_yticks(range(len(rows)), [row.label for row in rows], fontweight="bold")
         axis.tick_params(axis="y", length=0)
+        figure.legend(loc="outside lower center", ncols=5, handlelength=2, columnspacing=1.2)
         return _svg(figure)
 
 

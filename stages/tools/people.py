@@ -13,8 +13,8 @@ from stages.core.files import Record, read_text
 from stages.core.statistics import Array, interval, known_mean, krippendorff_alpha, resampled_means, rounded
 from stages.core.tables import Column, number
 from stages.core.tables import interval as interval_text
+from stages.evaluation.answer import CI
 from stages.evaluation.settings import Eval
-from stages.evaluation.table import CI
 
 T = TypeVar("T", bound=BaseModel)
 

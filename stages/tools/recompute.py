@@ -54,7 +54,7 @@ def main() -> None:
         result = evaluation(scores, settings, scale, Calibration(), JudgeFree())
         shown = table(result)
         if a.cases:
-            write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"], {}))
+            write_jsonl(a.cases, case_rows(scores, result["protocol"]["judges"]))
     if a.result:
         write_json(a.result, result)
     print(shown)

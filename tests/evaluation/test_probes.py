@@ -14,7 +14,7 @@ from stages.evaluation.probes import brought_up, compared, named
 from stages.evaluation.result import evaluation
 from stages.evaluation.scores import Scale
 from stages.evaluation.settings import Eval
-from stages.evaluation.table import WIDTH, blocks, table
+from stages.evaluation.table import WIDTH, cost_tables, table
 
 ITEMS = ["I keep two old boats in a barn.", "I am blunt.", "My wife sells fish.", "أعيش في القاهرة."]
 IDS = [f"c{n}" for n in range(6)]
@@ -118,7 +118,7 @@ def test_both_stand_in_tables():
     for part in ("models", "vs_base"):
         for arm, entry in result[part].items():
             entry |= found[part].get(arm, {})
-    over, known = (rows for title, rows in blocks(result) if "Over-pers" in title or "Read-out" in title)
+    over, known = (rows for _, rows in cost_tables(result))
     assert over[2][:3] == ["x", "12", "1.00"] and "+1.00" in over[2]
     assert known[1][:2] == ["base", "2"] and known[1][-1] == "names nothing of its user" and known[2][-1] == ""
     assert max(map(len, table(result).splitlines())) <= WIDTH

@@ -31,7 +31,7 @@ def test_the_gain_is_measured_on_replies_that_both_have():
     assert gain["n_cases"] == 5 and gain["difference"] == 1.0 and gain["difference_ci"] == [1.0, 1.0]
     text = table(found)
     assert "sft: 1 of its 20 turns are missing or not judged." in text and "gave no score to 2 of 43 replies" in text
-    assert len([r for r in case_rows(scores, ["judge"], {}) if r["model"] == "sft"]) == 5
+    assert len([r for r in case_rows(scores, ["judge"]) if r["model"] == "sft"]) == 5
 
 
 def test_a_wrong_persona_and_an_oracle_tell_fit_from_flattery():
@@ -103,4 +103,4 @@ def test_a_model_without_any_score_is_null_everywhere():
     gain = found["vs_base"]["x"]
     assert gain["n_cases"] == 0 and gain["p"] is None and gain["p_holm"] is None and gain["ci"] == [None, None]
     assert "judge gave no score to 6 of 12 replies" in table(found)
-    assert found["recognition"] is None and nothing["recognition"] is None and nothing["degeneration"] is None
+    assert nothing["degeneration"] is None

@@ -25,7 +25,7 @@ def test_notes_say_what_cannot_be_compared():
     text = table(evaluated(base=50.0, x=75.0))
     assert "Scores are on a scale of 0-100" in text and "With 2 profiles intervals are too narrow and no p" in text
     assert "Of possible" in text and "not given, no oracle" in text and "no reply was judged against another persona" in text
-    assert "+50.0 %" in text and "MRR" not in text
+    assert "+50.0 %" in text and "Cost: the form" not in text
     alone = table(evaluated(y=3.0))
     assert "No model is called base" in alone and "vs base" not in alone
 

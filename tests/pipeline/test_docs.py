@@ -396,7 +396,7 @@ def test_tutorial(reproduced, tmp_path):
     )  # fmt: skip
     assert "up to date" in done["dvc status"].stdout
     changed = {"calibrate", "judge@base", "judge@dpo", "eval"}
-    assert set(ran(done["dvc repro"])) == changed and "AL(1)" in done["dvc repro"].stdout
+    assert set(ran(done["dvc repro"])) == changed and "\nThe judge? Not to be believed" in done["dvc repro"].stdout
     assert "judge embedded: FAILED" in section("tutorial") and "judge scripted:tiny: FAILED" in done["dvc repro"].stdout
     assert "Stage 'converse@dpo' didn't change, skipping" in done["dvc repro"].stdout
     assert all(
@@ -569,7 +569,7 @@ def test_evaluation(tmp_path):
     here = linked(tmp_path)
     (here / "scores.csv").write_text(blocks("evaluation", "csv")[0])
     default, others = walk(here, "evaluation").values()
-    assert "Recognition of the user" in default.stdout and "AL(1)" in default.stdout
+    assert "Cost: the form of the replies" in default.stdout and "AL(1)" in default.stdout
     assert "scale of 0-100" in others.stdout and "AL(2)" in others.stdout and (here / "cases.jsonl").exists()
     result = json.loads((here / "recomputed.json").read_text())["models"]["ours"]
     assert result["al"] == [52.5, 70.0] and result["unscored"] == 1
@@ -595,7 +595,7 @@ def test_study(tmp_path):
             f"{later['recalls']['mean']:.0%}".replace("%", " %"),
         ]
         assert f"| {' | '.join([*cells, recalls])} |" in page, name
-        assert f"{later['reply']['mean']:.2f}" in printed.stdout
+        assert f" {m['degeneration']['loops']:.2f} " in printed.stdout
     over = result["models"]["dpo"]["recognition"]["over_no_memory"]
     row = ["dpo less dpo_no_memory", "", "", gained(over["reply"]), "", gained(over["new"]), "", "", gained(over["recalls"])]
     assert " ".join(f"| {' | '.join(row)} |".split()) in " ".join(page.split())

@@ -34,16 +34,16 @@ def test_repetition(text, share):
 
 
 @pytest.mark.parametrize(
-    "text, sources, share, left",
+    "text, sources, share",
     [
-        ("I like red apples and pears.", [], 0.0, "I like red apples and pears."),
-        ("I like red apples and pears.", ["You like red apples!"], 1 / 4, "i and pears"),
-        ("I like red apples.", ["I like red apples.", "No."], 1.0, ""),
-        ("Red apples", ["Red apples"], 0.0, "Red apples"),  # too short to be taken from anywhere
+        ("I like red apples and pears.", [], 0.0),
+        ("I like red apples and pears.", ["You like red apples!"], 1 / 4),
+        ("I like red apples.", ["I like red apples.", "No."], 1.0),
+        ("Red apples", ["Red apples"], 0.0),  # too short to be taken from anywhere
     ],
 )
-def test_what_of_a_text_stands_in_others(text, sources, share, left):
-    assert ngrams.containment(text, sources) == share and ngrams.novel(text, sources) == left
+def test_what_of_a_text_stands_in_others(text, sources, share):
+    assert ngrams.containment(text, sources) == share
 
 
 @pytest.mark.parametrize("a, b, share", [("a b c d", "b c d e", 1 / 3), ("hi", "hi", 1.0), ("hi", "Hi", 0.0)])

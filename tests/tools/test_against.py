@@ -1,4 +1,4 @@
-"""What a report says of another revision: its tables, params and prompts, read from git alone."""
+"""What a report says of another revision: its answer, params and prompts, read from git alone."""
 
 import json
 import subprocess
@@ -59,11 +59,12 @@ def row(text, name):
     return [cell.strip() for cell in line.strip("|").split("|")][1:]
 
 
-def test_the_other_results_tables_come_first_then_what_differs(history):
+def test_the_other_results_answer_comes_first_then_what_differs(history):
     text = page("main~1")
     assert "main~1 is " in text and "score 1.5; now is the workspace" in text
-    assert row(text, "a.b")[4] == "1.50"  # mean AL
-    order = [text.index(part) for part in ("### main~1: Judge: judge. Alignment by turn", "### Params", "### Prompts")]
+    order = [
+        text.index(part) for part in ("### What was found in main~1", "judge was not calib", "### Params", "### Prompts")
+    ]
     assert order == sorted(order)
     assert row(text, "user.temp") == ["0.5", "5e-06"] and "user.model" not in text
     assert "-Be kind.\n+Be | `kind`." in text and "--- a/prompts/user.txt" in text
@@ -77,7 +78,7 @@ def test_another_protocol_is_not_measured_in_the_same_way(history):
 
 def test_nothing_changed_is_said(history):
     text = page("new")
-    assert text.count("No difference.") == 2 and "Not measured" not in text
+    assert text.count("No difference.") == 2 and "Not measured in the same way" not in text
 
 
 def test_the_workspace_is_what_is_compared(history):
@@ -90,7 +91,7 @@ def test_the_workspace_is_what_is_compared(history):
 def test_an_experiment_by_its_name_and_a_revision_without_a_result(history):
     git("update-ref", "refs/exps/ab/cdef/quiet-lake", "main~1")
     git("update-ref", "refs/exps/exec/EXEC_HEAD", "main")
-    assert row(page("quiet-lake"), "a.b")[4] == "1.50"
+    assert row(page("quiet-lake"), "user.temp") == ["0.5", "5e-06"]
     git("update-ref", "refs/exps/cd/cdef/quiet-lake", "main")
     with pytest.raises(UserError, match="ambiguous Git revision 'quiet-lake'"):
         against.commit_of("quiet-lake")

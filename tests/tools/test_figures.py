@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from stages.tools.figures import Line, Strip, curves, strips
+from stages.tools.figures import Line, Point, curves, points
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +25,26 @@ def drawn(name="model"):
     return curves({name: [own, Line("base", [2, 2, 2, 2], "dashed")], **{f"m{n}": [] for n in range(5)}}, (1, 5), "score")
 
 
+def plotted():
+    rows = [Point(NAME, 0.75, [0.5, 1.0], True, 0.5), Point("low", 0.125, [0.0, 0.25], False, 0.5)]
+    return points(rows, {"chance": (0.5, "dashed")}, "pairs", "better", "without")
+
+
+def test_points_and_what_their_marks_say():
+    assert set(texts(plotted())) >= {
+        NAME,
+        "low",
+        "0.75",
+        "0.12",
+        "chance",
+        "pairs",
+        "better",
+        "not better",
+        "without",
+        "0.0",
+    }
+
+
 def test_a_figure_stands_in_a_page():
     svg = drawn(NAME)
     assert svg.startswith("<svg") and svg.rstrip().endswith("</svg>")
@@ -35,7 +55,7 @@ def test_a_figure_stands_in_a_page():
 
 
 def test_figures_are_black_and_white():
-    for svg in (drawn(), strips([Strip("m", [0.1, -0.2], 0.1, [0.0, 0.2])], "x")):
+    for svg in (drawn(), plotted()):
         colours = set(re.findall(r"(?:stroke|fill): #(\w+)", svg))
         assert len(colours) > 1 and all(len({c[:2], c[2:4], c[4:]}) == 1 for c in colours), colours
 
@@ -46,4 +66,4 @@ def test_the_same_data_gives_the_same_bytes():
 
 def test_nothing_known_is_drawn_as_nothing():
     parsed(curves({"p": [Line("a", [None])]}, (0, 1), "y"))
-    assert "m" in texts(strips([Strip("m", [], None, [None, None])], "x"))
+    assert "m" in texts(points([Point("m", 0.5, [None, None], False, 0.5)], {}, "x", "better", "twin"))

@@ -1,0 +1,41 @@
+"""Training rows from groups of users: pairs alike in style and message, which only the history tells apart.
+
+In a group every user's history ends with the same message. The reply tailored to a user is chosen over each of the replies
+tailored to the others, so whatever a reply is worth in itself is chosen as often as it is rejected.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from stages.core.files import Record, digest
+from stages.core.prompts import Message
+from stages.pairs.rows import Data, reply
+from stages.text import groups
+
+KIND = "crossed"
+
+
+def read(path: Path) -> list[Record]:
+    """Groups of a file, or of a folder of *.jsonl, which may hold none. Raises UserError for what is no group."""
+    return [g for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path]) for g in groups.read(file)]
+
+
+def add_rows(data: Data, found: list[Record], system: list[Message], val_share: float, seed: int) -> dict[str, Any]:
+    """Add to `data` an SFT row of every user and a pair for every other user of its group; a group is in one part.
+
+    Returns:
+        Counts of groups, held-out groups, SFT rows and pairs.
+    """
+    order = sorted((str(g["group"]) for g in found), key=lambda name: digest(seed, name))
+    held = set(order[: max(1, round(val_share * len(found)))])
+    rows = {"sft": 0, "pairs": 0}
+    for g in found:
+        part = "val" if g["group"] in held else "train"
+        for user in g["users"]:
+            prompt = [*system, *user["history"], {"role": "user", "content": g["message"]}]
+            own = reply(user["reply"])
+            others = [reply(u["reply"]) for u in g["users"] if u["id"] != user["id"]]
+            data[f"sft_{part}"].append({"prompt": prompt, "completion": own})
+            data[f"pairs_{part}"] += [{"prompt": prompt, "chosen": own, "rejected": r, "kind": KIND} for r in others]
+            rows = {"sft": rows["sft"] + 1, "pairs": rows["pairs"] + len(others)}
+    return {"groups": len(found), "held_out": len(held), **rows}
