@@ -11,6 +11,8 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
+import regex
+
 from stages.core.prompts import Message, Prompt
 
 Quote = dict[str, Any]
@@ -21,6 +23,7 @@ MOST = 5  # items that one message may show, where the server follows the schema
 _CLAUSE = re.compile(r"(?<=[.!?;,:…。！？，；：、؟،؛।])\s*|\n+")
 _OBJECT = re.compile(r'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # the innermost ones, also of an answer that is cut
 _LINE = re.compile(r"^[^\w\n]*(\d{1,3})[^\w\n]*?[:.)\-–—][ \t]*(\S.*)$", re.M)
+_INVISIBLE = regex.compile(r"\p{Cf}")
 _SAME = {ord(c): "'" for c in '"`´‘’‚‛“”„‟«»‹›「」『』＂＇'} | {ord(c): "-" for c in "‐‑‒–—―−－"}
 
 
@@ -29,7 +32,7 @@ def normalised(text: str) -> str:
     """Text as quotes are compared: NFKC, without case and invisible signs, white space folded, one sign for all quotation
     marks and one for all dashes."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_SAME)).casefold())
-    return " ".join("".join(c for c in folded if unicodedata.category(c) != "Cf").split())
+    return " ".join(_INVISIBLE.sub("", folded).split())
 
 
 def stands(quote: str, said: list[str]) -> bool:

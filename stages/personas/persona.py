@@ -6,7 +6,7 @@ The items are what a conversation reveals one by one, so what a model could know
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from stages.core.cli import UserError
@@ -90,14 +90,7 @@ class Persona:
 
         Facts and traits alternate three to one while both last, as facts are what a reply can be made to fit.
         """
-        cut = self.facts
-        drawn = sorted(range(len(self.items)), key=lambda i: seed_of(seed, self.id, "reveal", i))
-        queues = [[i for i in drawn if i < cut], [i for i in drawn if i >= cut]]
-        order = []
-        for turn in range(len(drawn)):
-            first, second = (queues[1], queues[0]) if turn % 4 == 3 else queues
-            order.append((first or second).pop(0))
-        return order
+        return list(_schedule(self, seed))
 
     def agenda(self, seed: int, turn: int) -> list[int]:
         """Items that a natural user may touch on at `turn`, counted from 1: the next 0, 1 or 2 of the schedule, as drawn."""
@@ -107,6 +100,18 @@ class Persona:
     def record(self) -> Record:
         """As written to files."""
         return {"id": self.id, "profile": self.profile, "personality": self.personality}
+
+
+@lru_cache(maxsize=10000)  # an agenda asks for it at every turn
+def _schedule(persona: Persona, seed: int) -> tuple[int, ...]:
+    cut = persona.facts
+    drawn = sorted(range(len(persona.items)), key=lambda i: seed_of(seed, persona.id, "reveal", i))
+    queues = [[i for i in drawn if i < cut], [i for i in drawn if i >= cut]]
+    order = []
+    for turn in range(len(drawn)):
+        first, second = (queues[1], queues[0]) if turn % 4 == 3 else queues
+        order.append((first or second).pop(0))
+    return tuple(order)
 
 
 def strangers(personas: Sequence[Persona], seed: int) -> dict[str, Persona]:

@@ -16,7 +16,7 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ class Need:
     seconds: float = 0.0
 
     def __add__(self, other: "Need") -> "Need":
-        return Need(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Need(  # added once for each call: `astuple` copies, and took a tenth of the plan
+            self.stored + other.stored, self.calls + other.calls, self.prompt + other.prompt,
+            self.completion + other.completion, self.usd + other.usd, self.seconds + other.seconds,
+        )  # fmt: skip
 
 
 Needs = dict[str, Need]  # by role
