@@ -44,9 +44,9 @@ class Request:
         return sum(len(m["content"].encode()) for m in self.messages)
 
 
-def keyed(identity: str, body: dict[str, Any]) -> tuple[str, str]:
-    """`files.digest(identity, body)` and the body's JSON, which is written once for both: histories are long."""
-    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
+def keyed(identity: str, body: dict[str, str]) -> tuple[str, str]:
+    """`files.digest(identity, body)` and the body's JSON, of values that are JSON already: histories are long."""
+    text = "{" + ", ".join(f'"{name}": {body[name]}' for name in sorted(body)) + "}"
     return hashlib.sha256(f"[{json.dumps(identity, ensure_ascii=False)}, {text}]".encode()).hexdigest(), text
 
 
@@ -109,11 +109,12 @@ def request(
     if schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
     sent, unsent = spelled(body, wire)
+    written = {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in sent.items()}
     try:
-        key, text = keyed(identity, sent)
+        key, text = keyed(identity, written)
     except UnicodeEncodeError:  # half a character, which no server reads
         messages = [{**m, "content": clean(m["content"])} for m in messages]
         return request(identity, role, messages, seed, schema, wire)
     if "seed" in unsent:  # each draw has a key of its own all the same
-        key, _ = keyed(identity, {**sent, "seed": seed})
+        key, _ = keyed(identity, {**written, "seed": str(seed)})
     return Request(key, text, role, messages, unsent, role.tokens + wire.thinking)
