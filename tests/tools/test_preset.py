@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, complains
+from conftest import ROOT, a_round, complains
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, to_hydra_overrides
@@ -113,6 +113,11 @@ def test_an_unknown_preset_is_one_line(here):
     complains(here._run(["stages.tools.preset", "papr"], check=False), "papr", f"presets are: {', '.join(PRESETS)}")
 
 
+def test_a_round_is_named_by_a_text_in_the_words_too(here):
+    made = applied(preset.words(write(json.dumps({"rounds": {"2": a_round(beta=0.2)}}))))
+    assert made == preset.load("mine")[1] and made["rounds"]["2"]["dpo"] == {"start": "sft", "beta": 0.2}
+
+
 def test_a_key_beside_a_value_is_refused():
     with pytest.raises(UserError, match="given beside a value"):
         preset.nested({"sft": 1, "sft.num_train_epochs": 2})
@@ -140,11 +145,7 @@ def test_the_paper_preset_has_the_papers_numbers(here):
 def test_the_plan_of_a_preset_asks_nobody_and_changes_nothing(here, server):
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, check=True)
-    for line in Path("dvc.yaml").read_text().splitlines():
-        if line.strip().startswith("- stages/"):
-            file = Path(line.strip()[2:])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+    here.with_code()
     here.write()  # every role on the scripted server
     before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and ".cache" not in p.parts}
     name = write(
