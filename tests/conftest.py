@@ -234,8 +234,9 @@ class Project:
 
     def with_code(self) -> None:
         """The code dependencies are there, as far as DVC asks for them."""
-        for stage in parsed((self.folder / "dvc.yaml").read_text()).stages.values():
-            for path in stage.get("do", stage).deps:
+        spec = OmegaConf.to_container(parsed((self.folder / "dvc.yaml").read_text()), resolve=False)
+        for stage in spec["stages"].values():
+            for path in stage.get("do", stage)["deps"]:
                 if path.startswith("stages/"):
                     (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
                     (self.folder / path).touch()

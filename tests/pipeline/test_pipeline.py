@@ -4,6 +4,7 @@ import ast
 import copy
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -147,16 +148,11 @@ def test_what_an_arm_re_runs(arm):
     assert wave(param=f"arms.{arm}") == arms(arm)
 
 
-def with_rounds() -> dict[str, dict]:
-    """The stages with two more rounds, each with an arm."""
-    config = copy.deepcopy(CONFIG)
-    for name, policy in (("2", "dpo"), ("3", "dpo_2")):
-        config.rounds[name] = a_round(policy, beta=0.2)
-        config.arms[f"dpo{name}"] = {**config.arms.dpo, "weights": f"dpo_{name}"}
-    return expand(config)
-
-
-ROUNDS = with_rounds()
+LATER = copy.deepcopy(CONFIG)  # with two more rounds, each with an arm
+for number, policy in (("2", "dpo"), ("3", "dpo_2")):
+    LATER.rounds[number] = a_round(policy, beta=0.2)
+    LATER.arms[f"dpo{number}"] = {**LATER.arms.dpo, "weights": f"dpo_{number}"}
+ROUNDS = expand(LATER)
 THIRD = {"roleplay_round@3", "extract_pairs_round@3", "dpo_round@3"} | arms("dpo3")
 SECOND = {"roleplay_round@2", "extract_pairs_round@2", "dpo_round@2"} | arms("dpo2") | THIRD
 
@@ -171,6 +167,24 @@ SECOND = {"roleplay_round@2", "extract_pairs_round@2", "dpo_round@2"} | arms("dp
 )  # fmt: skip
 def test_what_a_setting_of_a_round_re_runs(param, stages):
     assert wave(param=param, stages=ROUNDS) == stages
+
+
+def test_dvc_makes_of_dvc_yaml_what_these_tests_do(tmp_path, monkeypatch):
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    Path(".dvc").mkdir()
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    OmegaConf.save(LATER, "params.yaml")
+    with Repo(config={"core": {"no_scm": True}}) as repo:
+        made = {s.addressing: s for s in repo.index.stages}
+    assert made.keys() == ROUNDS.keys()
+    for name, stage in made.items():
+        files = {d.def_path for d in stage.deps if not isinstance(d, ParamsDependency)}
+        keys = {key for d in stage.deps if isinstance(d, ParamsDependency) for key in d.params}
+        assert stage.cmd == ROUNDS[name]["cmd"] and files == ROUNDS[name]["deps"], name
+        assert {o.def_path for o in stage.outs} == ROUNDS[name]["outs"] and keys <= ROUNDS[name]["params"], name
 
 
 @pytest.mark.parametrize("name", ["roleplay", "extract_pairs", "dpo"])

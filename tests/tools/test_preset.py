@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, a_round, complains
+from conftest import ROOT, complains
 from dvc.exceptions import InvalidArgumentError
 from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import blocks
 
 from stages.core.cli import UserError
 from stages.tools import preset
@@ -114,8 +115,9 @@ def test_an_unknown_preset_is_one_line(here):
 
 
 def test_a_round_is_named_by_a_text_in_the_words_too(here):
-    made = applied(preset.words(write(json.dumps({"rounds": {"2": a_round(beta=0.2)}}))))
-    assert made == preset.load("mine")[1] and made["rounds"]["2"]["dpo"] == {"start": "sft", "beta": 0.2}
+    made = applied(preset.words(write(blocks("rounds", "yaml")[0])))
+    assert made == preset.load("mine")[1]
+    assert [(name, line["dpo"]["start"]) for name, line in made["rounds"].items()] == [("2", "sft"), ("3", "dpo_2")]
 
 
 def test_a_key_beside_a_value_is_refused():
