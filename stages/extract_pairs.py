@@ -39,8 +39,8 @@ def decided(trees: list[Record], held: set[str], p: ExtractPairs) -> dict[str, l
 
 def main() -> None:
     outputs = ["sft-train", "sft-val", "pairs-train", "pairs-val", "decisions", "metrics"]
-    a = parser(__doc__, ["trees", "more-trees", "groups", "assistant-prompt"], outputs).parse_args()
-    p = params.load("extract_pairs", Params).extract_pairs
+    a = parser(__doc__, ["trees", "more-trees", "groups", "assistant-prompt"], outputs, rounds=True).parse_args()
+    p = params.load("extract_pairs", Params, a.round).extract_pairs
     trees = read_trees(a.trees, a.more_trees)
     held = held_out(trees, p.val_share, p.seed)
     by_tree = decided(trees, held, p)

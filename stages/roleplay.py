@@ -4,6 +4,7 @@ Per turn: the user reveals something of its persona, the inducer notes which ite
 preferred responder answers with that note, the rejected one without it and, where params say so, a misinformed one with the
 note on another persona. The verifier says which of two replies the user would prefer, asked twice with the replies swapped.
 A draw between preferred and rejected picks the reply that continues. How user and inducer work is said by the prompt set.
+From the second round on a trained model, the policy, writes all replies; the other roles stay.
 
 Run: python -m stages.roleplay (the arguments are in dvc.yaml)
 """
@@ -19,6 +20,7 @@ from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, write_json, write_jsonl
 from stages.core.progress import Progress
 from stages.core.prompts import Prompt
+from stages.dialogue.binding import LOCAL, bound
 from stages.dialogue.grow import Grower
 from stages.dialogue.measures import measure
 from stages.dialogue.settings import Roleplay, UserTalker
@@ -58,11 +60,21 @@ def strangers(p: Params, personas: list[Persona]) -> dict[str, Persona]:
     return found
 
 
+def answered_by(policy: Path | None, p: Params, base: Path) -> tuple[Params, dict[str, Path]]:
+    """Params whose responders are all `policy` (None: those of section roles), and the local models by name."""
+    if policy is None:
+        return p, {EMBEDDED: base}
+    model, folder = bound(LOCAL, policy, base)
+    responders = {name: getattr(p.roles, name).model_copy(update={"model": model}) for name in ("preferred", "rejected")}
+    roles = p.roles.model_copy(update=responders)
+    return p.model_copy(update={"roles": roles}), {EMBEDDED: base, model: folder or base}
+
+
 async def grown(
-    p: Params, personas: list[Persona], prompt: dict[str, Prompt], base: Path, failed: Path
+    p: Params, personas: list[Persona], prompt: dict[str, Prompt], folders: dict[str, Path], failed: Path
 ) -> tuple[list[Record], dict[str, Any]]:
     """The trees of all personas, and the counts of the calls. Failed calls are written to `failed`."""
-    async with Client(PaidCalls("roleplay", p.llm, {EMBEDDED: base}), p.roleplay.resamples) as client:
+    async with Client(PaidCalls("roleplay", p.llm, folders), p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:
                 others = strangers(p, personas)
@@ -89,10 +101,12 @@ def read_prompts(path: Callable[[str], Path]) -> dict[str, Prompt]:
 
 def main() -> None:
     inputs = ["personas", "base", "user-prompt", "inducer-prompt", "responder-prompts", "verifier-prompt"]
-    a = parser(__doc__, inputs, ["trees", "failed", "metrics"]).parse_args()
-    p = params.load("roleplay", Params)
+    arguments = parser(__doc__, inputs, ["trees", "failed", "metrics"], rounds=True)
+    arguments.add_argument("--policy", type=Path, metavar="PATH", help="model that writes all replies")
+    a = arguments.parse_args()
+    p, folders = answered_by(a.policy, params.load("roleplay", Params, a.round), a.base)
     prompt = read_prompts(lambda name: Path(getattr(a, name.replace("-", "_"))))
-    trees, calls = run_async(grown(p, persona.read(a.personas), prompt, a.base, a.failed))
+    trees, calls = run_async(grown(p, persona.read(a.personas), prompt, folders, a.failed))
     examples = [text for name, text in prompt["user"].parts if name == "assistant"]
     write_jsonl(a.trees, trees)
     write_json(a.metrics, {"calls": calls, "trees": len(trees), **measure(trees, examples, Encoder(p.encoder))})

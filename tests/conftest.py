@@ -169,6 +169,17 @@ def server():
     s.stop()
 
 
+def a_round(policy: str = "dpo", roleplay: dict | None = None, extract_pairs: dict | None = None, **dpo) -> dict:
+    """A line of section rounds, with changes to three sections."""
+    given = {"more_trees": "data/import/trees", "groups": "data/import/groups"}
+    return {
+        "policy": policy,
+        "roleplay": roleplay or {},
+        "extract_pairs": {**given, **(extract_pairs or {})},
+        "dpo": {"start": "sft", **dpo},
+    }
+
+
 @dataclass
 class Done:
     """What a stage run left behind."""
@@ -186,7 +197,7 @@ def filled(text: str, params, key: str | None = None, item=None) -> str:
         if first == "key":
             return key
         if first == "item":
-            return str(item[rest]) if rest else item
+            return str(OmegaConf.select(item, rest)) if rest else item
         return str(OmegaConf.select(params, match[1]))
 
     return re.sub(r"\$\{([\w.]+)\}", value, text)
@@ -221,6 +232,15 @@ class Project:
 
     def write(self) -> None:
         OmegaConf.save(self.params, self.folder / "params.yaml")
+
+    def with_code(self) -> None:
+        """The code dependencies are there, as far as DVC asks for them."""
+        spec = OmegaConf.to_container(parsed((self.folder / "dvc.yaml").read_text()), resolve=False)
+        for stage in spec["stages"].values():
+            for path in stage.get("do", stage)["deps"]:
+                if path.startswith("stages/"):
+                    (self.folder / path).parent.mkdir(parents=True, exist_ok=True)
+                    (self.folder / path).touch()
 
     def set(self, **values) -> None:
         """Change parameters: `set(roleplay__turns=3)`."""

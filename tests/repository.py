@@ -118,11 +118,7 @@ def as_dvc_sees_it(project: Project) -> None:
     """Make the scripted project a repository whose code dependencies are there, as far as DVC asks for them: for plans."""
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, cwd=project.folder, check=True)
-    for line in (project.folder / "dvc.yaml").read_text().splitlines():
-        if line.strip().startswith("- stages/"):
-            file = project.folder / line.strip()[2:]
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+    project.with_code()
 
 
 def judged(folder: Path, url: str, **values: object) -> Project:

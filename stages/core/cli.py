@@ -18,13 +18,20 @@ def one_line(error: object, limit: int = 300) -> str:
     return (text.splitlines()[0] if text else type(error).__name__)[:limit]
 
 
-def parser(doc: str | None, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """Command line of a stage: every input and output is a required `--name PATH`, so dvc.yaml alone names files."""
+def parser(
+    doc: str | None, inputs: Sequence[str] = (), outputs: Sequence[str] = (), rounds: bool = False
+) -> argparse.ArgumentParser:
+    """Command line of a stage: every input and output is a required `--name PATH`, so dvc.yaml alone names files.
+
+    `rounds`: the stage has later rounds (params.Round), and takes `--round NAME` in them.
+    """
     p = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in inputs:
         p.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help="read")
     for name in outputs:
         p.add_argument(f"--{name}", type=Path, required=True, metavar="PATH", help="written")
+    if rounds:
+        p.add_argument("--round", metavar="NAME", help="line of params.yaml's rounds, whose changes hold; none in the first")
     return p
 
 

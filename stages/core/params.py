@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.core.cli import UserError, one_line
 
@@ -21,6 +21,56 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
     FLAT: ClassVar[bool] = False  # params.yaml joins the keys of its sections to theirs by `_` (`inducer_temp`)
+
+
+class _RoundPairs(Section):
+    """What a round changes of section extract_pairs."""
+
+    model_config = ConfigDict(extra="allow")
+    more_trees: str
+    """As in the section; dvc.yaml reads it here."""
+    groups: str
+    """As in the section; dvc.yaml reads it here."""
+    trees: None = None
+    """None: a round has trees of its own."""
+
+
+class _RoundDpo(Section):
+    """What a round changes of section dpo."""
+
+    model_config = ConfigDict(extra="allow")
+    start: str = Field(pattern=r"^[\w.-]+$")
+    """As in the section; dvc.yaml reads it here."""
+    train_file: None = None
+    """None: a round has pairs of its own."""
+    val_file: None = None
+    """None, too."""
+
+
+class Round(Section):
+    """A line of section `rounds`: role-play with a trained model's replies, pairs of it, DPO on them (docs/rounds.md)."""
+
+    policy: str = Field(pattern=r"^[\w.-]+$")
+    """The model that replies, a folder under models/: of the round before."""
+    roleplay: dict[str, Any]
+    """What the round changes of section roleplay."""
+    extract_pairs: _RoundPairs
+    """The same of section extract_pairs."""
+    dpo: _RoundDpo
+    """The same of section dpo."""
+
+
+def in_round(params: dict[str, Any], name: str) -> dict[str, Any]:
+    """Values of params.yaml as they are in round `name`. Raises UserError where there is no such round."""
+    from omegaconf import OmegaConf
+
+    line = (params.get("rounds") or {}).get(name)
+    if line is None:
+        raise UserError(f"params.yaml: rounds has no line {name!r}")
+    changes = {section: values for section, values in line.items() if section != "policy"}
+    found = OmegaConf.to_container(OmegaConf.merge(params, changes), resolve=False)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def load_yaml(path: str) -> Any:
@@ -116,24 +166,34 @@ def restricted(stage: str, schema: type[BaseModel], params: dict[str, Any], keys
     return found
 
 
-def load(stage: str, schema: type[T]) -> T:
+def _values(round_name: str | None) -> dict[str, Any]:
+    values: dict[str, Any] = load_yaml("params.yaml")
+    return in_round(values, round_name) if round_name else values
+
+
+def load(stage: str, schema: type[T], round_name: str | None = None) -> T:
     """Parameters of `stage`: a model whose fields are sections of params.yaml, restricted to the declared keys.
 
+    Args:
+        round_name: of the round whose changes hold; None: the first.
     Raises:
         UserError: every unknown, missing, mistyped or out-of-range value, in one line.
     """
     keys = declared(load_yaml("dvc.yaml")).get(stage)
     if keys is None:
         raise UserError(f"dvc.yaml: has no stage {stage}")
-    result, faults = checked(schema, restricted(stage, schema, load_yaml("params.yaml"), keys))
+    result, faults = checked(schema, restricted(stage, schema, _values(round_name), keys))
     if result is None:
         raise UserError("params.yaml: " + "; ".join(faults))
     return result
 
 
-def declared_values(stage: str) -> dict[str, Any]:
-    """Values of the keys that dvc.yaml declares for `stage`, by dotted key: what its result files name as their protocol."""
-    params = load_yaml("params.yaml")
+def declared_values(stage: str, round_name: str | None = None) -> dict[str, Any]:
+    """Values of the keys that dvc.yaml declares for `stage`, by dotted key: what its result files name as their protocol.
+
+    `round_name`: see `load`.
+    """
+    params = _values(round_name)
     found = {}
     for key in declared(load_yaml("dvc.yaml"))[stage]:
         value = params

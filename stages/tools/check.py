@@ -3,6 +3,7 @@
 Run: python -m stages.tools.check
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ from stages import (
     sft,
 )
 from stages.core.cli import UserError, run
-from stages.core.params import UNTRACKED, checked, declared, flat, load_yaml, near, restricted
+from stages.core.params import UNTRACKED, Round, Section, checked, declared, flat, in_round, load_yaml, near, restricted
 from stages.dialogue.settings import Arm
 from stages.llm.endpoint import key_named
 from stages.llm.profiles import advised
@@ -38,6 +39,10 @@ MODULES: tuple[ModuleType, ...] = (
 SETTINGS = {  # of params.yaml, by the parameter that carries it
     "temperature": "temp", "top_p": "top_p", "frequency_penalty": "penalty", "max_tokens": "tokens", "logprobs": "logprobs"
 }  # fmt: skip
+LINES: dict[str, type[Section]] = {
+    "arms": Arm,
+    "rounds": Round,
+}  # sections of lines, each of which gives stages
 STAGES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
@@ -125,8 +130,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
     pipeline, params = load_yaml("dvc.yaml"), load_yaml("params.yaml") if values is None else values
     faults: list[str] = []
     stages = declared(pipeline)
-    arms = {str(s["foreach"])[2:-1] for s in pipeline["stages"].values() if isinstance(s.get("foreach"), str)}
-    known = sorted({k for keys in stages.values() for k in keys} | arms)
+    lines = {str(s["foreach"])[2:-1] for s in pipeline["stages"].values() if isinstance(s.get("foreach"), str)}
+    known = sorted({k for keys in stages.values() for k in keys if "$" not in k} | lines)
     sections = {k.split(".")[0] for k in known}
     for leaf, _ in flat(params):
         section = leaf.split(".")[0]
@@ -138,10 +143,23 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
     for stage, keys in stages.items():
         if module := STAGES.get(stage):
             faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]
-    for section in arms:  # dvc.yaml makes a stage of each line of the section
-        for name, arm in (params.get(section) or {}).items():
-            faults += [f"{section}.{name}.{fault}" for fault in checked(Arm, arm)[1]]
-    return [*dict.fromkeys(faults), *unbound(params)]
+    for section, schema in LINES.items():
+        for name, line in (params.get(section) or {}).items():
+            faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
+    return [*dict.fromkeys(faults or in_rounds(params, stages)), *unbound(params)]
+
+
+def in_rounds(params: dict[str, Any], stages: dict[str, list[str]]) -> Iterator[str]:
+    """Faults of what the lines of section rounds make of other sections. `stages`: declared keys by stage."""
+    for name in _mapping(params, "rounds"):
+        if not isinstance(name, str) or not re.fullmatch(r"\w+", name):
+            yield f'rounds.{name}: name it by letters and digits, in quotes ("2"): DVC makes no stage of a number'
+            continue
+        values = in_round(params, name)
+        for stage in ("roleplay", "extract_pairs", "dpo"):
+            module = STAGES[stage]
+            found = checked(module.Params, restricted(stage, module.Params, values, stages[stage]))[1]
+            yield from (f"rounds.{name}.{fault}" for fault in found)
 
 
 def main() -> None:

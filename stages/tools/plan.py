@@ -268,10 +268,14 @@ class Walk:
                     client.backend.add(speaker, asked, likely)
 
     async def roleplay(self, name: str, number: int, progress: Progress) -> None:
-        """roleplay of so many personas."""
-        p = self.line.load(name, roleplay.Params)
+        """roleplay, of the first round or a later one, of so many personas."""
+        given, base = self.line.stages[name].arguments, self.line.path(name, "base")
+        policy = Path(given["policy"]) if "policy" in given else None
+        p = self.line.load("roleplay", roleplay.Params, given.get("round"))
+        p, folders = roleplay.answered_by(policy, p, base)
+        models = {model: self.line.made(name, "policy") for model in folders if model != EMBEDDED}
         texts = roleplay.read_prompts(partial(self.line.path, name))
-        async with self.client(name, p, p.roleplay.resamples) as client:
+        async with self.client(name, p, p.roleplay.resamples, models=models) as client:
             people = self.line.personas(name, number)
             others = roleplay.strangers(p, people)
             for person in people:
@@ -321,10 +325,10 @@ async def plan(line: Pipeline, replies: Replies) -> dict[str, Needs]:
     for name in line.stale("filter_personas"):
         await walk.personas(name)
     f = line.load("filter_personas", filter_personas.Params).filter_personas
-    trees, cases = f.train * len(line.stale("roleplay")), f.eval_profiles * f.eval_personalities
+    rounds, cases = line.stale("roleplay") + line.stale("roleplay_round"), f.eval_profiles * f.eval_personalities
     talks: dict[str, list[Record]] = {}
-    with Progress("plan: conversations", trees + cases * len(line.stale("converse"))) as progress:
-        for name in line.stale("roleplay"):
+    with Progress("plan: conversations", f.train * len(rounds) + cases * len(line.stale("converse"))) as progress:
+        for name in rounds:
             await walk.roleplay(name, f.train, progress)
         for name in line.stale("calibrate"):
             items = calibration.read(line.path(name, "items"))
@@ -364,7 +368,7 @@ def main() -> None:
         line = Pipeline()
         with Cache(folder_of(line.load("roleplay", roleplay.Params).llm.cache)) as cache:
             print(table(run_async(plan(line, Replies(cache)))))
-        trained = ", ".join(name for name in ("sft", "dpo") if line.stale(name)) or "none"
+        trained = ", ".join(name for kind in ("sft", "dpo", "dpo_round") for name in line.stale(kind)) or "none"
         print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
         print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
         print("stored: in the cache by then, also what a line above it will have asked for.")

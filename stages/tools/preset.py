@@ -21,7 +21,7 @@ from stages.core.cli import UserError, one_line, parser, run
 from stages.tools import check
 
 FOLDER = Path("presets")
-_KEY = re.compile(r"[A-Za-z_][\w-]*")
+_KEY = re.compile(r"[\w-]+")
 
 
 def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -67,7 +67,7 @@ def nested(given: dict[str, Any]) -> dict[str, Any]:
 def spread(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every leaf; a mapping one of whose keys has no place in a dotted name (`gpt-4.1`) is a leaf."""
     for key, value in tree.items():
-        if isinstance(value, dict) and value and all(_KEY.fullmatch(str(k)) for k in value):
+        if isinstance(value, dict) and value and all(isinstance(k, str) and _KEY.fullmatch(k) for k in value):
             yield from spread(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

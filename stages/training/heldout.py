@@ -17,6 +17,7 @@ from stages.core.statistics import Array, interval, resamples
 
 Model = Sequence[Array]
 Pairs = Sequence[Model]  # chosen, rejected
+UNINFORMED = "uninformed"
 CAP = 40.0  # nats a token; exp() of more says nothing but "diverged", and ends in infinity
 
 
@@ -143,3 +144,21 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
         },
         **of_chosen,
     }
+
+
+def by_kind(
+    models: Mapping[str, Pairs], kinds: Sequence[str | None], beta: float, clusters: Sequence[str], n: int, seed: int
+) -> Record:
+    """`kinds`: what `pairs` says of log_prob and reward, for each kind of pairs; nothing where no pair says its kind.
+
+    Args:
+        kinds: of each pair; None beside others: uninformed, as extract_pairs leaves it out.
+        beta, clusters, n, seed: see `pairs`.
+    """
+    found = {}
+    for kind in sorted({k or UNINFORMED for k in kinds}) if any(kinds) else ():
+        rows = [i for i, k in enumerate(kinds) if (k or UNINFORMED) == kind]
+        part = {name: [[side[i] for i in rows] for side in sides] for name, sides in models.items()}
+        measured = pairs(part, beta, [clusters[i] for i in rows], n, seed)
+        found[kind] = {name: measured[name] for name in ("rows", "conversations", "log_prob", "reward")}
+    return {"kinds": found} if found else {}

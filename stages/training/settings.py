@@ -141,6 +141,8 @@ class Sft(Optimisation):
 class Dpo(Optimisation):
     """Section `dpo`."""
 
+    start: str = Field(pattern=r"^[\w.-]+$")
+    """Ours: the model that is trained, a folder under models/; it is the reference, too."""
     beta: float = Field(gt=0)
     """Strength of the tie to the reference."""
     loss_type: list[str] = Field(min_length=1)

@@ -19,6 +19,7 @@ PAPER = "2410.03642"
 METHODS = {
     "sft": "supervised fine-tuning on the preferred replies, with the loss on the reply only",
     "dpo": "supervised fine-tuning on the preferred replies, then direct preference optimisation on pairs of replies",
+    "dpo of base": "direct preference optimisation on pairs of replies",
 }
 LIBRARIES = ("trl", "transformers", "peft", "torch")
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -41,6 +42,7 @@ def card(
     from jinja2 import Environment, StrictUndefined
 
     name, licence = about(base)
+    values = dict(flat(settings))
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", origin.source) and not Path(origin.source).exists()
     head = ModelCardData(
         base_model=origin.source if on_hub else None,
@@ -56,11 +58,11 @@ def card(
         licence=licence,
         stage=stage,
         origin=origin,
-        method=METHODS[stage],
+        method=METHODS["dpo of base" if values.get("dpo.start") == "base" else stage],
         paper=PAPER,
         data=sorted(flat(data)),
         metrics=_table(metrics),
-        settings=sorted(flat(settings)),
+        settings=sorted(values.items()),
         inputs=[(path, identity(path) if path.is_dir() else of_file(path)) for path in inputs],
         versions=", ".join(f"{library} {version(library)}" for library in LIBRARIES),
     )

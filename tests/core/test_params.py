@@ -5,9 +5,10 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, complains
+from conftest import ROOT, a_round, complains
 from omegaconf import OmegaConf
 
+from stages import extract_pairs
 from stages.core import params
 from stages.core.cli import UserError
 from stages.tools import check
@@ -63,6 +64,35 @@ def test_undeclared_section_is_refused(tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="does not declare params train"):
         params.load("sft", Params)
+
+
+def test_a_round_has_its_changes_over_the_sections(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    project.set(rounds={"2": a_round(extract_pairs={"filters": {"loops": None}})})
+    assert check.check() == []
+    first, second = (params.load("extract_pairs", extract_pairs.Params, name).extract_pairs for name in (None, "2"))
+    assert first.filters.loops is not None and second == first.model_copy(
+        update={"filters": first.filters.model_copy(update={"loops": None})}
+    )
+    assert params.declared_values("dpo", "2")["dpo"]["start"] == "sft"
+    with pytest.raises(UserError, match="rounds has no line '3'"):
+        params.load("dpo", extract_pairs.Params, "3")
+
+
+@pytest.mark.parametrize(
+    "name, section, change, told",
+    [("2", "policy", "../dpo", "rounds.2.policy: "), ("2", "dpo", {}, "rounds.2.dpo.start: missing"),
+     ("2", "dpo", {"start": "sft", "val_file": "x"}, "rounds.2.dpo.val_file: input should be None"),
+     ("2", "dpo", {"start": "sft", "beta": -1}, "rounds.2.dpo.beta: input should be greater than 0"),
+     ("2", "roleplay", {"trns": 1}, "rounds.2.roleplay.trns: unknown (did you mean roleplay.turns?)"),
+     (2, "roleplay", {}, 'rounds.2: name it by letters and digits, in quotes ("2")')],
+)  # fmt: skip
+def test_a_fault_of_a_round_is_named(project, monkeypatch, name, section, change, told):
+    monkeypatch.chdir(project.folder)
+    project.params.rounds = {name: {**a_round(), section: change}}
+    project.write()
+    (fault,) = check.check()
+    assert fault.startswith(told)
 
 
 def test_no_interpolation_in_params():

@@ -52,6 +52,11 @@ NOT_RUN = {
         "dvc exp run --name paper $(python -m stages.tools.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
     ),
+    "trains two rounds: test_pipeline.py has its waves, test_faults.py and tests/stages its stages": (
+        "dvc exp run --name round2 -S '+rounds.2={policy:dpo,roleplay:{seed:2},extract_pairs:{more_trees:data/import/trees,"
+        "groups:data/import/groups},dpo:{start:sft}}' "
+        "-S '+arms.dpo2={model:local,weights:dpo_2,prompt:assistant,strategy:reply,memory:all}'",
+    ),
     "wants eight GPUs": (
         "dvc exp run -S \"train.launch='accelerate launch --config_file presets/accelerate/fsdp8.yaml -m'\" "
         "-S train.lora_r=0 -S train.dtype=bfloat16 -S train.gguf=none -S train.attn_implementation=flex_attention "
@@ -248,6 +253,7 @@ def test_params_that_are_named_exist(page):
 def test_paths_that_are_named_exist(page):
     """Files of the repository, and what its stages and commands write; patterns and the reader's own are passed over."""
     spec = (ROOT / "dvc.yaml").read_text()
+    spec += spec.replace("${key}", "2")  # of a later round
     made = {"results/browse.html", "results/report.html", "results/report.md", "models/dpo/model.gguf", "data/.gitignore"}
     made |= {"results/publish/model", "results/publish/dataset", "results/survey/survey.html", "results/survey/people.json"}
     folders = "data|models|prompts|presets|stages|tests|benchmarks|results|docs"

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from collections import Counter
 from functools import partial
 
 import pytest
-from conftest import ROOT, Done, Project, Server, complains, completion, reply_to
+from conftest import ROOT, Done, Project, Server, a_round, complains, completion, reply_to
 from http_faults import raw
 
 pytestmark = pytest.mark.slow
@@ -46,9 +47,11 @@ FORKER = """
 import json, os, resource, sys
 import aiohttp, openai, stages.llm.client, stages.roleplay
 from stages.core import cli
+from stages.llm import local
 for line in sys.stdin:
-    argv, folder, size = json.loads(line)
+    argv, folder, size, engine = json.loads(line)
     if not (pid := os.fork()):
+        local.start = lambda *_, **__: local.Engine(engine, "policy", "key", None)
         os.chdir(folder)
         os.environ["DVC_ROOT"] = folder
         os.dup2(os.open("stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
@@ -70,10 +73,11 @@ class Forker:
             env={**os.environ, "PYTHONPATH": str(ROOT / "tests/stand_ins")},
         )  # fmt: skip
 
-    def start(self, project, largest: int = resource.RLIM_INFINITY) -> int:
+    def start(self, project, *stage: str, largest: int = resource.RLIM_INFINITY) -> int:
         """The id of the process. `largest`: bytes that a file may have, as on a disk that is full."""
-        self._folder = project.folder
-        print(json.dumps([project.command("roleplay"), str(project.folder), largest]), file=self._process.stdin, flush=True)
+        self._folder, engine = project.folder, project.params.llm.endpoints.scripted.base_url
+        line = [project.command(*(stage or ["roleplay"])), str(project.folder), largest, engine]
+        print(json.dumps(line), file=self._process.stdin, flush=True)
         return int(self._process.stdout.readline())
 
     def finish(self) -> Done:
@@ -180,3 +184,33 @@ def test_a_key_that_expires_stops_the_run_with_one_line_and_the_next_goes_on(und
     project.run("roleplay")
     assert (project.folder / "data/trees.jsonl").read_bytes() == undisturbed
     assert len(server.requests) <= CALLS + refused + IN_FLIGHT
+
+
+def test_a_later_round_that_is_killed_goes_on_where_it_was(forker, project, server):
+    prepare(project)
+    (project.folder / "models/dpo").mkdir(parents=True)
+    (project.folder / "models/dpo/model.safetensors").write_text("weights")
+    project.set(rounds={"2": a_round(roleplay={"seed": 2})})
+
+    def slowly(body):
+        time.sleep(0.005)
+        return reply_to(body)
+
+    server.reply = slowly
+    process = forker.start(project, "roleplay_round", "2")
+    while len(server.requests) < CALLS // 2:
+        time.sleep(0.001)
+    os.kill(process, signal.SIGKILL)
+    assert forker.finish().returncode == -9
+    trees = project.folder / "data/rounds/2/trees.jsonl"
+    assert not trees.exists()
+    forker.start(project, "roleplay_round", "2")
+    done = forker.finish()
+    assert done.returncode == 0, done.stderr
+    assert CALLS <= len(server.requests) <= CALLS + IN_FLIGHT
+    assert Counter(body["model"] for body in server.requests)["policy"] >= PEOPLE * TURNS * 2
+    resumed = trees.read_bytes()
+    shutil.rmtree(project.folder / ".cache")
+    forker.start(project, "roleplay_round", "2")
+    assert forker.finish().returncode == 0
+    assert trees.read_bytes() == resumed and len(server.requests) >= 2 * CALLS

@@ -1,8 +1,10 @@
 """Conventions of the pipeline: what a change re-runs, and that dvc.yaml, code and params say the same."""
 
 import ast
+import copy
 import importlib
 import re
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from closure import STAGE, closure, forbidden, imports, package
-from conftest import ROOT, filled
+from conftest import ROOT, a_round, filled
 from omegaconf import OmegaConf
 
 from stages.core import params
@@ -20,22 +22,22 @@ CONFIG = OmegaConf.load(ROOT / "params.yaml")
 FILES = sorted(p for p in (ROOT / "stages").glob("*.py") if p.name != "__init__.py")
 
 
-def expand() -> dict[str, dict]:
+def expand(config=CONFIG) -> dict[str, dict]:
     """Every stage with its foreach items filled in: name -> {deps, outs, params}."""
     found = {}
     for name, spec in SPEC.items():
         section = spec.get("foreach", "")[2:-1]  # ${section} of the params: a stage for each of its keys
-        items = OmegaConf.select(CONFIG, section) if section else {None: None}
+        items = OmegaConf.select(config, section) if section else {None: None}
         for key, item in items.items():
-            fill = partial(filled, params=CONFIG, key=key, item=item)
+            fill = partial(filled, params=config, key=key, item=item)
             do = spec.get("do", spec)
             written = [o for kind in ("outs", "metrics", "plots") for o in do.get(kind, [])]
             found[name if key is None else f"{name}@{key}"] = {
                 "cmd": fill(do["cmd"]),
                 "deps": {fill(d) for d in do["deps"]},
                 "outs": {fill(o if isinstance(o, str) else next(iter(o))) for o in written},
-                "params": set(do.get("params", []))
-                | ({f"{section}.{key}"} if "${item." in do["cmd"] else set())
+                "params": {fill(p) for p in do.get("params", [])}
+                | {f"{section}.{key}.{name}" for name in re.findall(r"\$\{item\.([\w.]+)", do["cmd"])}
                 | ({"prompts"} if "${prompts}" in do["cmd"] else set()),
             }
     return found
@@ -45,17 +47,17 @@ STAGES = expand()
 PARAMS = OmegaConf.to_container(CONFIG, resolve=False)
 
 
-def wave(param: str | None = None, file: str | None = None) -> set[str]:
+def wave(param: str | None = None, file: str | None = None, stages: dict[str, dict] = STAGES) -> set[str]:
     """Stages that may run when one parameter or file changes (every output of a stage that runs counted as changed)."""
     dirty = {
-        name for name, s in STAGES.items()
+        name for name, s in stages.items()
         if (param and any(param == k or param.startswith(k + ".") or k.startswith(param + ".") for k in s["params"]))
         or (file and any(file == d or file.startswith(d + "/") for d in s["deps"]))
     }  # fmt: skip
     while True:
-        outs = {o for name in dirty for o in STAGES[name]["outs"]}
+        outs = {o for name in dirty for o in stages[name]["outs"]}
         more = {
-            n for n, s in STAGES.items() if any(o == d or o.startswith(d + "/") for o in outs for d in s["deps"])
+            n for n, s in stages.items() if any(o == d or o.startswith(d + "/") for o in outs for d in s["deps"])
         } - dirty
         if not more:
             return dirty
@@ -101,6 +103,7 @@ SECTION_WAVES = {
     "train": {"sft", "dpo"} | TRAINED,
     "sft": {"sft", "dpo"} | TRAINED,
     "dpo": AFTER_DPO,
+    "rounds": EVALS,  # there is none, and the result's protocol says so
     "arms": TESTS,
     "converse": TALKS,
     "choose": CHOICES | EVALS,
@@ -144,6 +147,65 @@ def test_what_a_role_re_runs(key):
 @pytest.mark.parametrize("arm", PARAMS["arms"])
 def test_what_an_arm_re_runs(arm):
     assert wave(param=f"arms.{arm}") == arms(arm)
+
+
+LATER = copy.deepcopy(CONFIG)  # with two more rounds, each with an arm
+for number, policy in (("2", "dpo"), ("3", "dpo_2")):
+    LATER.rounds[number] = a_round(policy, beta=0.2)
+    LATER.arms[f"dpo{number}"] = {**LATER.arms.dpo, "weights": f"dpo_{number}"}
+ROUNDS = expand(LATER)
+THIRD = {"roleplay_round@3", "extract_pairs_round@3", "dpo_round@3"} | arms("dpo3")
+SECOND = {"roleplay_round@2", "extract_pairs_round@2", "dpo_round@2"} | arms("dpo2") | THIRD
+
+
+@pytest.mark.parametrize(
+    "param, stages",
+    [("rounds.3.roleplay.seed", THIRD), ("rounds.3.policy", THIRD),
+     ("rounds.3.extract_pairs.negatives", THIRD - {"roleplay_round@3"}),
+     ("rounds.3.extract_pairs.groups", THIRD - {"roleplay_round@3"}), ("rounds.3.dpo.start", {"dpo_round@3"} | arms("dpo3")),
+     ("rounds.2.roleplay.turns", SECOND), ("rounds.2.dpo.beta", {"dpo_round@2"} | arms("dpo2") | THIRD),
+     ("dpo.loss_type", AFTER_DPO | SECOND), ("roleplay.turns", GROWN | SECOND)],
+)  # fmt: skip
+def test_what_a_setting_of_a_round_re_runs(param, stages):
+    assert wave(param=param, stages=ROUNDS) == stages
+
+
+def test_dvc_makes_of_dvc_yaml_what_these_tests_do(tmp_path, monkeypatch):
+    from dvc.dependency import ParamsDependency
+    from dvc.repo import Repo
+
+    monkeypatch.chdir(tmp_path)
+    Path(".dvc").mkdir()
+    shutil.copy(ROOT / "dvc.yaml", ".")
+    OmegaConf.save(LATER, "params.yaml")
+    with Repo(config={"core": {"no_scm": True}}) as repo:
+        made = {s.addressing: s for s in repo.index.stages}
+    assert made.keys() == ROUNDS.keys()
+    for name, stage in made.items():
+        files = {d.def_path for d in stage.deps if not isinstance(d, ParamsDependency)}
+        keys = {key for d in stage.deps if isinstance(d, ParamsDependency) for key in d.params}
+        assert stage.cmd == ROUNDS[name]["cmd"] and files == ROUNDS[name]["deps"], name
+        assert {o.def_path for o in stage.outs} == ROUNDS[name]["outs"] and keys <= ROUNDS[name]["params"], name
+
+
+@pytest.mark.parametrize("name", ["roleplay", "extract_pairs", "dpo"])
+def test_a_later_round_is_the_stage_of_the_first_with_other_arguments(name):
+    first, later = SPEC[name], SPEC[f"{name}_round"]["do"]
+    more = {"round", *(["policy"] if name == "roleplay" else [])}
+
+    def options(cmd):
+        return set(re.findall(r"--([\w-]+)", cmd))
+
+    def kept(spec):
+        return [out for kind in ("outs", "metrics") for out in spec[kind]]
+
+    assert options(later["cmd"]) == options(first["cmd"]) | more and later["params"] == [
+        f"rounds.${{key}}.{name}",
+        *first["params"],
+    ]
+    code = [[d for d in spec["deps"] if d.startswith("stages/")] for spec in (first, later)]
+    assert code[0] == code[1] and len(later["deps"]) == len(first["deps"]) + len(more) - 1
+    assert len(kept(first)) == len(kept(later))
 
 
 def test_a_settings_key_of_one_section_re_runs_what_reads_it():
@@ -225,7 +287,7 @@ def test_stage_reads_what_is_declared_and_declares_what_it_reads(file):
 
 def test_every_path_of_a_command_is_declared():
     looked = 0
-    for name, s in STAGES.items():
+    for name, s in ROUNDS.items():
         for word in s["cmd"].split():
             if word.startswith(("data/", "models/", "results/", "prompts/")):
                 looked += 1

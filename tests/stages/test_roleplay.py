@@ -1,12 +1,14 @@
 """Role-play: the stage's command line and what a rerun pays for; the trees themselves are in tests/dialogue/test_grow.py."""
 
 import json
+from collections import Counter
 
 import pytest
-from conftest import complains, reply_to
+from conftest import a_round, complains, reply_to
 from fakes import encode
 
 from stages import roleplay
+from stages.llm import local
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +52,32 @@ def test_more_turns_and_more_personas_pay_for_the_new_calls_only(ready, server):
     trees = (ready.folder / "data/trees.jsonl").read_bytes()
     ready.run("roleplay")
     assert len(server.requests) == 2 * 3 * 6 and (ready.folder / "data/trees.jsonl").read_bytes() == trees
+
+
+def test_in_a_later_round_the_policy_writes_all_replies(ready, server, monkeypatch):
+    started = []
+
+    def start(folder, **_):
+        started.append(folder.name)
+        return local.Engine(server.url, "policy", "key", None)
+
+    monkeypatch.setattr(local, "start", start)
+    (ready.folder / "models/dpo").mkdir(parents=True)
+    (ready.folder / "models/dpo/model.safetensors").write_text("weights")
+    replies = ["informed", "uninformed", "misinformed"]
+    ready.set(roleplay__replies=replies, rounds={"2": a_round(roleplay={"seed": 2, "turns": 1})})
+    ready.run("roleplay_round", "2")
+    asked = Counter((body["model"], body["messages"][0]["content"][:20]) for body in server.requests)
+    assert started == ["dpo"] and sum(asked.values()) == 3 * 9  # user, inducer, three replies, two verdicts on two pairs
+    assert sum(n for (model, _), n in asked.items() if model == "policy") == 3 * 3
+    policy, others = ({start for model, start in asked if model == name} for name in ("policy", "tiny"))
+    assert policy.isdisjoint(others)
+    metrics = json.loads((ready.folder / "results/rounds/2/roleplay.json").read_text())
+    served = [metrics["calls"][who]["served"] for who in ("preferred", "rejected", "misinformed")]
+    assert all(name.startswith("sha256:") for name in served)
+    first = ready.rows("data/rounds/2/trees.jsonl")
+    ready.run("roleplay")
+    assert len(server.requests) == 3 * 9 + 3 * 2 * 9 and first != ready.rows("data/trees.jsonl")
 
 
 def test_failed_calls_are_written_down_up_to_their_allowed_share(ready, server):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import tiny
-from conftest import ROOT, Project, complains
+from conftest import ROOT, Project, a_round, complains
 from tiny import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.slow
@@ -166,6 +166,20 @@ def test_another_setting_of_trl_is_followed(project, stage):
     project.set(**{f"{stage}__max_steps": 3})
     project.run(stage, **out(stage))
     assert json.loads((project.folder / f"made/{stage}.json").read_text())["steps"] == 3
+
+
+def test_a_later_round_trains_the_model_that_it_names_with_its_own_settings(project):
+    project.set(rounds={"2": a_round(max_steps=2)})
+    rows = tiny.conversations(4, 2)
+    for part in ("train", "val"):
+        path = project.folder / f"data/rounds/2/pairs_{part}.jsonl"
+        write_rows(path, [{**row, "kind": kind} for row, kind in zip(rows, ("misinformed", "uninformed") * 4, strict=True)])
+    project.run("dpo_round", "2")
+    found = json.loads((project.folder / "results/rounds/2/dpo.json").read_text())
+    assert found["steps"] == 2 and set(found["val"]["reward"]["accuracy"]) == {"sft", "dpo_2"}
+    assert {kind: k["rows"] for kind, k in found["val"]["kinds"].items()} == {"misinformed": 4, "uninformed": 4}
+    card = (project.folder / "models/dpo_2/README.md").read_text()
+    assert "- dpo.start: `sft`" in card and "- dpo.max_steps: `2`" in card and "kinds.misinformed.reward.accuracy" in card
 
 
 @pytest.mark.parametrize(

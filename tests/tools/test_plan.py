@@ -24,11 +24,7 @@ def planned(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, check=True)
-    for line in Path("dvc.yaml").read_text().splitlines():  # code dependencies, as far as DVC asks for them
-        if line.strip().startswith("- stages/"):
-            file = Path(line.strip()[2:])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+    project.with_code()
     project.set(
         filter_personas__train=4, filter_personas__eval_profiles=2, roleplay__turns=3, converse__turns=3, converse__tokens=20
     )

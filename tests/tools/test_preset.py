@@ -15,6 +15,7 @@ from dvc.utils.cli_parse import to_path_overrides
 from dvc.utils.hydra import apply_overrides, to_hydra_overrides
 from hypothesis import given
 from hypothesis import strategies as st
+from pages import blocks
 
 from stages.core.cli import UserError
 from stages.tools import preset
@@ -113,6 +114,12 @@ def test_an_unknown_preset_is_one_line(here):
     complains(here._run(["stages.tools.preset", "papr"], check=False), "papr", f"presets are: {', '.join(PRESETS)}")
 
 
+def test_a_round_is_named_by_a_text_in_the_words_too(here):
+    made = applied(preset.words(write(blocks("rounds", "yaml")[0])))
+    assert made == preset.load("mine")[1]
+    assert [(name, line["dpo"]["start"]) for name, line in made["rounds"].items()] == [("2", "sft"), ("3", "dpo_2")]
+
+
 def test_a_key_beside_a_value_is_refused():
     with pytest.raises(UserError, match="given beside a value"):
         preset.nested({"sft": 1, "sft.num_train_epochs": 2})
@@ -140,11 +147,7 @@ def test_the_paper_preset_has_the_papers_numbers(here):
 def test_the_plan_of_a_preset_asks_nobody_and_changes_nothing(here, server):
     for words in (["git", "init", "-q"], ["dvc", "init", "-q"]):
         subprocess.run(words, check=True)
-    for line in Path("dvc.yaml").read_text().splitlines():
-        if line.strip().startswith("- stages/"):
-            file = Path(line.strip()[2:])
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.touch()
+    here.with_code()
     here.write()  # every role on the scripted server
     before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file() and ".cache" not in p.parts}
     name = write(

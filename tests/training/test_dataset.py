@@ -67,7 +67,15 @@ def test_rows_of_pairs_share_their_prompt(tokenizer, rows):
             alone = encode(row["prompt"], row[side], tokenizer)
             assert tokens["prompt_ids"] == alone[0]
             assert tokens[f"{side}_ids"][-1] == tokenizer.eos_token_id
-    assert len({r["conversation"] for r in found}) == 2
+    assert len({r["conversation"] for r in found}) == 2 and not any("kind" in r for r in found)
+
+
+def test_a_pair_keeps_its_kind(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    row = tiny.conversations(1, 1)[0]
+    path.write_text("".join(json.dumps({**row, "kind": kind}) + "\n" for kind in ("misinformed", 3)))
+    found, _ = read(path, ("prompt", "chosen", "rejected"), tiny.tokenizer(), 10_000, "drop")
+    assert [r.get("kind") for r in found] == ["misinformed", None], "a column of one's own may mean something else"
 
 
 def test_no_text_begins_twice(tokenizer, rows):

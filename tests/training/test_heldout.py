@@ -85,6 +85,20 @@ def test_three_models_are_compared_each_with_the_one_before():
     assert [found["log_prob"]["accuracy"][m]["value"] for m in ("base", "sft", "dpo")] == [0.0, 0.5, 1.0]
 
 
+def test_each_kind_of_pairs_by_itself():
+    before = (rows([-1], [-1], [-1]), rows([-1], [-1], [-1]))
+    after = (rows([-1], [-3], [-0.5]), rows([-2], [-2], [-2]))  # right, wrong, right
+    models, more = {"sft": before, "dpo": after}, (0.5, ["a", "b", "c"], 50, 1)
+    found = heldout.by_kind(models, ["misinformed", None, "misinformed"], *more)["kinds"]
+    assert {kind: (k["rows"], k["reward"]["accuracy"]["dpo"]["value"]) for kind, k in found.items()} == {
+        "misinformed": (2, 1.0), "uninformed": (1, 0.0)
+    }  # fmt: skip
+    whole = heldout.pairs(models, *more)["reward"]["margin"]["dpo"]["value"]
+    parts = [k["rows"] * k["reward"]["margin"]["dpo"]["value"] for k in found.values()]
+    assert sum(parts) / 3 == pytest.approx(whole, abs=1e-4)
+    assert heldout.by_kind(models, [None] * 3, *more) == {}, "pairs of one kind say no kind"
+
+
 def test_k3_estimates_the_kl_of_samples_of_the_model_before():
     p, q = np.array([0.5, 0.3, 0.2]), np.array([0.3, 0.3, 0.4])
     drawn = np.random.default_rng(1).choice(3, size=100_000, p=p)

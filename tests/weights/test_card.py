@@ -34,10 +34,10 @@ def folder(tmp_path):
     return made
 
 
-def written(folder, stage="dpo", source="org/tiny", revision="abc"):
+def written(folder, stage="dpo", source="org/tiny", revision="abc", start="sft"):
     return card.card(
         stage, folder, Origin(source=source, revision=revision), [folder, folder.parent / "train.jsonl"],
-        settings={"dpo.beta": 0.1, "base_model.revision": "", "train": {"dtype": "float32", "lora_r": 0}},
+        settings={"dpo": {"beta": 0.1, "start": start}, "base_model.revision": "", "train": {"dtype": "float32"}},
         data={"pairs": {"train": 31, "val": 8}}, metrics=METRICS,
     )  # fmt: skip
 
@@ -78,6 +78,7 @@ def test_what_was_measured_and_set_is_in_the_card(folder):
     assert f"trl {trl.__version__}" in text and f"torch {torch.__version__}" in text
     assert "supervised fine-tuning on the preferred replies, then direct" in text
     assert "then direct" not in written(folder, stage="sft")
+    assert "trained by direct preference optimisation" in written(folder, start="base")
 
 
 def test_the_same_run_writes_the_same_bytes_without_time_or_revision(folder):
