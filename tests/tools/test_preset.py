@@ -138,7 +138,7 @@ def test_the_paper_preset_has_the_papers_numbers(here):
         assert p[kind]["per_device_train_batch_size"] * p[kind]["gradient_accumulation_steps"] == 48
     assert p["dpo"]["beta"] == 0.9 and p["generator"]["temp"] == 0.8
     roles = {**p["roles"], **{f"{name}_{k}": v for name in ("generator", "user", "judge") for k, v in p[name].items()}}
-    assert all(v.startswith("openai:gpt-4") for k, v in roles.items() if k.endswith("_model"))
+    assert all(v.startswith("openai:gpt-6") for k, v in roles.items() if k.endswith("_model"))
     assert all(v >= 10 for k, v in roles.items() if k.endswith("_history"))
     assert "8B" in p["base_model"]["source"] and len(p["base_model"]["revision"]) == 40
 
