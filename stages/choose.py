@@ -118,8 +118,10 @@ async def served(p: Params, a: Namespace, model: str, asked: list[Question]) -> 
         return [np.array(row["scores"]) for row in rows], {**counts, "identity": client.servers.identity(model)}
 
 
-def skipped(a: Namespace) -> str | None:
-    """Why an arm is not measured, None where it is."""
+def skipped(a: Namespace, arms: list[str]) -> str | None:
+    """Why an arm is not measured, None where it is. `arms`: those that are to be, [] for all."""
+    if arms and a.choices.stem not in arms:
+        return "the arm is not among choose.arms"
     if a.strategy != "reply":
         return f"strategy {a.strategy} changes what a model writes, not what it makes of a reply that is there"
     return "memory similar: histories this short are seen as a whole" if a.memory == "similar" else None
@@ -162,9 +164,15 @@ def main() -> None:
         p = params.load("choose", Params)
     else:
         a.model = LOCAL
-        alone = {"groups": str(a.groups), "most": a.most or maxsize, "exchanges": a.exchanges, "samples": 1}
+        alone: dict[str, Any] = {
+            "groups": str(a.groups),
+            "most": a.most or maxsize,
+            "exchanges": a.exchanges,
+            "samples": 1,
+            "arms": [],
+        }
         p = Params.model_construct(choose=Choose(**alone, seed=1, resamples=10000))
-    why = skipped(a)
+    why = skipped(a, p.choose.arms)
     rows, metrics = ([], {"skipped": why}) if why else measured(p, a)
     write_jsonl(a.choices, rows)
     write_json(a.metrics, metrics)

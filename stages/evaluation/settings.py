@@ -21,6 +21,8 @@ class Choose(Section):
 
     groups: str
     """File of the groups."""
+    arms: list[str]
+    """Arms that are measured; []: all."""
     most: int = Field(ge=2)
     """Groups used, alike by kind; more than the file has: all."""
     exchanges: bool

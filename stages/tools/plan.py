@@ -303,7 +303,7 @@ class Walk:
         """choose of one arm; weights ask nobody."""
         p, given = self.line.load("choose", choose.Params), self.line.stages[name].arguments
         a = choose.arguments().parse_args([word for key, value in given.items() for word in (f"--{key}", value)])
-        if ":" not in a.model or choose.skipped(a):
+        if ":" not in a.model or choose.skipped(a, p.choose.arms):
             return
         calls = PlannedCalls(name, p.llm, {}, self.replies)
         self.needs[name] = calls.needs

@@ -20,7 +20,7 @@ def weights(tmp_path_factory):
     """A random Llama in the place of the base model, and the scripted project."""
     project = Project(tmp_path_factory.mktemp("choose"), "http://127.0.0.1:1/v1")
     tiny.save(project.folder / "models/base")
-    project.set(choose__most=2, choose__resamples=100)
+    project.set(choose__most=2, choose__resamples=100, choose__arms=[])
     (project.folder / "told.txt").write_text(PROMPT)
     return project
 
@@ -85,7 +85,7 @@ def knows(body):
 
 def served(project, groups=2):
     project.params.arms = {"far": {**project.params.arms.base, "model": "scripted:tiny"}}
-    project.set(choose__most=groups, choose__resamples=100, choose__groups="groups.jsonl")
+    project.set(choose__most=groups, choose__resamples=100, choose__arms=[], choose__groups="groups.jsonl")
     (project.folder / "groups.jsonl").write_text("".join(json.dumps(group(n)) + "\n" for n in range(groups)))
     project.run("choose", "far")
     return json.loads((project.folder / "results/choose/far.json").read_text())
