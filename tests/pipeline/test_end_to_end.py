@@ -28,6 +28,8 @@ SMALL = {
     "sft.num_train_epochs": 1,
     "dpo.num_train_epochs": 1,
     "converse.turns": 2,
+    "converse.probes": 1,
+    "choose.most": 2,
     "eval.resamples": 50,
 }
 
@@ -72,12 +74,12 @@ def clone(tmp_path_factory):
 @pytest.mark.slow
 def test_the_pipeline_runs_and_repeats(clone):
     output = dvc(clone, "repro")
-    assert len(ran(output)) == 19, output
+    assert len(ran(output)) == 24, output
     result = json.loads((clone / "results/eval.json").read_text())
     assert set(result["models"]) == set(ARMS)
     for m in result["models"].values():
         assert m["n_cases"] == 1 and len(m["al"]) == 2
-    assert "AL(1)" in output and "vs base" in output
+    assert "Crossed choice" in output and "From the conversation?" in output
 
     trees = (clone / "data/trees.jsonl").read_bytes()
     assert len(trees.splitlines()) == 4
@@ -111,7 +113,11 @@ def test_the_pipeline_runs_and_repeats(clone):
     if any(p.read_bytes() != before for p, before in pairs.items()):
         trained = {"sft", "dpo", "dpo_no_memory"}
         new = {m for m in trained if (clone / f"data/conversations/{m}.jsonl").read_bytes() != conversations[f"{m}.jsonl"]}
-        following |= {"sft", "dpo"} | {f"converse@{m}" for m in trained} | {f"judge@{m}" for m in new}
+        following |= (
+            {"sft", "dpo"}
+            | {f"{stage}@{m}" for stage in ("converse", "choose") for m in trained}
+            | {f"judge@{m}" for m in new}
+        )
     assert set(ran(output)) - {"eval"} == following
     shown = dvc(clone, "exp", "show", "--csv")
     assert "roles.inducer_temp" in shown and "models.dpo.al_mean" in shown
