@@ -54,7 +54,7 @@ def main() -> None:
     a = p.parse_args()
     chosen = crossed.most(groups.read(a.groups), a.number)
     model, tokenizer = choices.load(a.weights)
-    shared = AutoModelForCausalLM.from_pretrained(a.weights, dtype=torch.float32).eval()
+    shared = AutoModelForCausalLM.from_pretrained(a.weights, dtype=torch.float32, use_safetensors=True).eval()
     shared_prefix.share(shared)
     asked: Rows = [
         choices.tokens(tokenizer, context, [user["reply"] for user in group["users"]])

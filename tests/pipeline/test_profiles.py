@@ -102,7 +102,7 @@ def test_the_stages_pass_by_the_profile_and_only_by_it(project, server, monkeypa
     items.write_text("".join(items.read_text().splitlines(keepends=True)[:5]))
     for section in (project.params.user, project.params.judge):
         section.model = f"scripted:{real.model}"
-    for role in roleplay.ROLES[1:]:
+    for role in ("inducer", "preferred", "rejected", "verifier"):
         project.params.roles[f"{role}_model"] = f"scripted:{real.model}"
     project.set(roleplay__turns=2, llm__endpoints__scripted__add=real.add)
     server.reply = reply
