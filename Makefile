@@ -54,7 +54,7 @@ survey: setup
 	python -m stages.tools.survey $(if $(N),--pairs $(N)) $(if $(PERSONA),--persona) $(if $(TREES),--trees $(TREES)) \
 	  $(if $(ARMS),--arms $(ARMS))
 
-# what has no whole pipeline, no real model and no git: under a minute, for daily work
+# what has no whole pipeline, no real model and no git: for daily work
 quick: setup
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
