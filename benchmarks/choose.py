@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM
 
 from stages.choose import contexts
 from stages.evaluation import crossed
@@ -54,7 +53,7 @@ def main() -> None:
     a = p.parse_args()
     chosen = crossed.most(groups.read(a.groups), a.number)
     model, tokenizer = choices.load(a.weights)
-    shared = AutoModelForCausalLM.from_pretrained(a.weights, dtype=torch.float32, use_safetensors=True).eval()
+    shared, _ = choices.load(a.weights)
     shared_prefix.share(shared)
     asked: Rows = [
         choices.tokens(tokenizer, context, [user["reply"] for user in group["users"]])

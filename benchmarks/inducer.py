@@ -14,12 +14,11 @@ import json
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 from stages.core import prompts
 from stages.core.files import read_jsonl, seed_of
-from stages.dialogue import quotes, tree
+from stages.dialogue import inducer, tree
 from stages.dialogue.measures import agreement
 from stages.dialogue.transcript import texts
 from stages.llm.backend import PaidCalls
@@ -49,11 +48,9 @@ async def by_model(client, role, prompt, t):
     failed, found = 0, {}
     for node, chat in users(t):
         noted = found.get(tree.parent(tree.parent(node["id"]) or ""), set())
-        parse = partial(quotes.parse, n_items=len(t["items"]), said=texts(chat, "user"))
-        schema = quotes.schema(len(t["items"]), noted, node["text"])
         try:
             seed = seed_of(1, t["id"], node["id"], "inducer")
-            node["quotes"] = (await client.ask(role, quotes.messages(prompt, t["items"], chat), seed, parse, schema)).value
+            node["quotes"] = await inducer.shown(client, role, prompt, t["items"], chat, noted, seed)
         except CallFailed as e:
             failed += 1
             node["quotes"] = []
