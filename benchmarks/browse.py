@@ -128,7 +128,7 @@ def main() -> None:
         start = time.perf_counter()
         out = (folder / "browse.html").resolve()
         with out.open("w") as f:
-            f.writelines(page(folder))
+            f.writelines(page(folder, [], folder / "crossed/groups.jsonl"))
         took = time.perf_counter() - start
         nodes = sum(len(t["nodes"]) for t in read_jsonl(folder / "trees.jsonl"))
         print(f"{a.trees} trees, {nodes} nodes: {out.stat().st_size / 1e6:.1f} MB, built in {took:.1f} s")

@@ -1,9 +1,9 @@
-"""Browse: one HTML page that shows the pipeline's data, without a network: personas, trees, pairs and conversations.
+"""Browse: one HTML page that shows the pipeline's data, without a network: personas, trees, pairs, conversations, groups.
 
-The lists are read by the page as it loads; trees and conversations stay text in blocks of a few and are parsed when one is
-opened or searched. What is not there yet leaves its list empty, with a line on which stage makes it.
+The lists are read by the page as it loads; trees, conversations and groups stay text in blocks of a few and are parsed when
+one is opened or searched. What is not there yet leaves its list empty, with a line on which stage makes it.
 
-Run: python -m stages.tools.browse --out results/browse.html
+Run: python -m stages.tools.browse --out results/browse.html [--trees FILE ...]
 """
 
 import base64
@@ -15,21 +15,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.core.cli import parser, run
+from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, read_jsonl, read_text, replacing
+from stages.core.params import load_yaml
 from stages.dialogue import tree
+from stages.text import groups
 
 TEMPLATE = Path(__file__).with_name("browse.html")
 POOLS = ("profiles", "personalities", "train", "eval")
-# file under the data folder -> the stage that makes it; `*` stands for the models
+# file under the data folder -> the stage that makes it; `*` stands for the models, or for a later round
 STAGES = {
     **{f"personas/{name}.jsonl": "filter_personas" for name in POOLS},
     "trees.jsonl": "roleplay",
     "pairs/decisions.jsonl": "extract_pairs",
     "conversations/*.jsonl": "converse",
     "judgements/*.jsonl": "judge",
+    "choices/*.jsonl": "choose",
+    "rounds/*/trees.jsonl": "roleplay_round",
+    "rounds/*/decisions.jsonl": "extract_pairs_round",
 }
-PER_BLOCK = 16  # trees or conversations that are parsed together: some 250 kB, about a millisecond
+PER_BLOCK = 16  # trees, conversations or groups that are parsed together: some 250 kB, about a millisecond
 CUT = 140  # characters of a text that a list shows
 
 
@@ -40,13 +45,21 @@ class Data:
         self.folder = folder
         self.files: list[Record] = []
 
-    def read(self, name: str, model: str = "*") -> list[Record]:
-        """Rows of a file of STAGES, none if it is not there; of one that stands for several, that of `model`."""
-        path = self.folder / name.replace("*", model)
+    def read(self, tab: str, name: str, one: str = "*") -> list[Record]:
+        """Rows of a file of STAGES, none if it is not there; of one that stands for several, that of `one`. `tab` shows them."""
+        return self.other(tab, self.folder / name.replace("*", one), STAGES[name] + ("" if one == "*" else f"@{one}"))
+
+    def other(self, tab: str, path: Path, made_by: str | None = None) -> list[Record]:
+        """The same of any file, which no stage may make."""
         rows = read_jsonl(path) if path.exists() else None
-        made_by = STAGES[name] if model == "*" else f"{STAGES[name]}@{model}"
-        self.files.append({"path": str(path), "stage": made_by, "rows": None if rows is None else len(rows)})
+        self.files.append({"path": str(path), "tab": tab, "stage": made_by, "rows": None if rows is None else len(rows)})
         return rows or []
+
+    def names(self, several: str) -> list[str]:
+        """What `*` of a file of STAGES stands for here: models in order, or rounds."""
+        before, after = several.split("*")
+        found = (str(p.relative_to(self.folder)) for p in self.folder.glob(several))
+        return sorted((name.removeprefix(before).removesuffix(after) for name in found), key=_rank)
 
 
 def _rank(model: str) -> tuple[int, str]:
@@ -75,6 +88,51 @@ def _about(row: Record) -> str:
     return f"{row.get('profile', '')} {row.get('personality', '')}"[:CUT]  # trees of one's own may lack them
 
 
+def used_trees(params: Record) -> list[Path]:
+    """Files and folders of trees that params.yaml names, in the first round or in a later one."""
+    rounds = [params.get("extract_pairs") or {}, *(r["extract_pairs"] for r in (params.get("rounds") or {}).values())]
+    return [Path(r[key]) for r in rounds for key in ("trees", "more_trees") if r.get(key)]
+
+
+def all_trees(data: Data, others: list[Path]) -> list[Record]:
+    """Trees of the first round, of later ones and of `others`, files or folders.
+
+    Returns:
+        The trees with `id`, unique on the page: `prefix` and the tree's own; `source`: empty, a round, or a file.
+    """
+    found = [{**t, "prefix": "", "source": ""} for t in data.read("trees", "trees.jsonl")]
+    for name in data.names("rounds/*/trees.jsonl"):
+        rows = data.read("trees", "rounds/*/trees.jsonl", name)
+        found += [{**t, "id": f"{name}:{t['id']}", "prefix": f"{name}:", "source": f"round {name}"} for t in rows]
+    files = dict.fromkeys(f for path in others for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path]))
+    for file in files:
+        if file == data.folder / "trees.jsonl":
+            continue
+        taken = {t["id"] for t in found}
+        for number, t in enumerate(data.other("trees", file), 1):
+            if not {"id", "nodes"} <= t.keys():
+                raise UserError(f"{file}:{number}: not a tree: needs `id` and `nodes`")
+            prefix = f"{file}:".replace("/", ".") if t["id"] in taken else ""
+            found.append({**t, "id": prefix + t["id"], "prefix": prefix, "source": str(file)})
+    return found
+
+
+def all_decisions(data: Data, trees: list[Record]) -> list[Record]:
+    """Decisions of every round with `tree` as it is unique on the page, `round` of a later one, and the start of the `text`
+    of the user's turn, for the list."""
+    said = {t["id"]: {n["id"]: n["text"] for n in t["nodes"] if n["role"] == "user"} for t in trees}
+    rounds = [("", data.read("pairs", "pairs/decisions.jsonl"))]
+    names = data.names("rounds/*/decisions.jsonl")
+    rounds += [(name, data.read("pairs", "rounds/*/decisions.jsonl", name)) for name in names]
+    found = []
+    for name, rows in rounds:
+        for d in rows:
+            own = f"{name}:{d['tree']}" if name else d["tree"]
+            at = own if own in said else d["tree"]  # else of a file that the round adds to its own trees
+            found.append({**d, "tree": at, "round": name, "text": said.get(at, {}).get(d["node"], "")[:CUT]})
+    return found
+
+
 def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
     """What the list of trees shows and filters by: size, branches, ends, and what became of the pairs."""
     became: dict[str, Counter[str]] = defaultdict(Counter)
@@ -86,6 +144,7 @@ def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
         found.append(
             {
                 "id": t["id"],
+                "source": t["source"],
                 "about": _about(t),
                 "turns": max((n["id"].count("u") for n in t["nodes"]), default=0),
                 "branches": 1 + sum(n - 1 for n in onward.values()),
@@ -96,18 +155,13 @@ def trees_index(trees: list[Record], decisions: list[Record]) -> list[Record]:
     return found
 
 
-def with_text(decisions: list[Record], trees: list[Record]) -> list[Record]:
-    """Decisions with the start of the user turn they were made on, for the list."""
-    said = {t["id"]: {n["id"]: n["text"] for n in t["nodes"] if n["role"] == "user"} for t in trees}
-    return [{**d, "text": said.get(d["tree"], {}).get(d["node"], "")[:CUT]} for d in decisions]
-
-
 def cases(data: Data) -> tuple[list[str], list[Record]]:
     """(models, one record a persona: every model's conversation with its judgements)."""
-    models = sorted((p.stem for p in data.folder.glob("conversations/*.jsonl")), key=_rank)
+    models = data.names("conversations/*.jsonl")
     found: dict[str, Record] = {}
     for model in models or ["*"]:  # that there is none is an account of its own
-        said, rows = data.read("conversations/*.jsonl", model), data.read("judgements/*.jsonl", model)
+        said = data.read("conversations", "conversations/*.jsonl", model)
+        rows = data.read("conversations", "judgements/*.jsonl", model)
         judged = {
             (j["id"], j["turn"]): {k: j.get(k) for k in ("score", "raw", "reason")}
             for j in rows  # of several judges the first, and by the right persona
@@ -135,6 +189,40 @@ def cases_index(rows: list[Record]) -> list[Record]:
     ]
 
 
+def chosen(matrix: list[list[float]]) -> list[list[int]]:
+    """For each user the replies with the greatest L[i, j] less the mean of column j, as top-1 has it (evaluation/crossed.py)."""
+    means = [sum(column) / len(matrix) for column in zip(*matrix, strict=True)]
+    margins = [[x - mean for x, mean in zip(row, means, strict=True)] for row in matrix]
+    noise = 1e-9 * max(abs(x) for row in matrix for x in row)
+    return [[j for j, x in enumerate(row) if x >= max(row) - noise] for row in margins]
+
+
+def crossed(data: Data, path: Path) -> tuple[list[str], list[Record]]:
+    """(arms, the groups of crossed choice at `path`, each with `arms`: what each arm that was asked of it chose)."""
+    found = [groups.checked(g, f"{path}:{n}") for n, g in enumerate(data.other("groups", path), 1)]
+    of: dict[str, Record] = {g["group"]: {} for g in found}
+    arms = data.names("choices/*.jsonl")
+    for arm in arms or ["*"]:
+        for row in data.read("groups", "choices/*.jsonl", arm):
+            if row["group"] in of:
+                kept = {k: row[k] for k in ("pair_accuracy", "top1", "overlap")}
+                of[row["group"]][arm] = {**kept, "chosen": chosen(row["log_probs"]["history"])}
+    return [arm for arm in arms if any(arm in x for x in of.values())], [{**g, "arms": of[g["group"]]} for g in found]
+
+
+def groups_index(rows: list[Record]) -> list[Record]:
+    """What the list of groups shows: the pairs that each arm has right."""
+    return [
+        {
+            "id": g["group"],
+            "kind": g["kind"],
+            "about": g["message"][:CUT],
+            "right": {arm: of["pair_accuracy"] for arm, of in g["arms"].items()},
+        }
+        for g in rows
+    ]
+
+
 def policy(template: str) -> str:
     """The page's Content-Security-Policy: nothing but its one script and one style, each by its hash."""
 
@@ -150,37 +238,53 @@ def policy(template: str) -> str:
     return f'<meta http-equiv="Content-Security-Policy" content="{"; ".join(rules)}">'
 
 
-def page(folder: Path) -> Iterator[str]:
-    """The page for the data under `folder`, in pieces. The script comes before the bulk of the data and need not wait."""
+def page(folder: Path, trees: list[Path], groups_file: Path) -> Iterator[str]:
+    """The page in pieces. The script comes before the bulk of the data and need not wait.
+
+    Args:
+        folder: of the pipeline's data.
+        trees: files and folders of trees beside the pipeline's own.
+        groups_file: of crossed choice.
+    """
     data = Data(folder)
-    pools = {name: data.read(f"personas/{name}.jsonl") for name in POOLS}
-    trees, decisions = data.read("trees.jsonl"), data.read("pairs/decisions.jsonl")
+    pools = {name: data.read("personas", f"personas/{name}.jsonl") for name in POOLS}
+    grown = all_trees(data, trees)
+    decisions = all_decisions(data, grown)
     models, conversations = cases(data)
+    arms, asked = crossed(data, groups_file)
     index = {
         "files": data.files,
         "personas": pools,
-        "trees": trees_index(trees, decisions),
+        "trees": trees_index(grown, decisions),
+        "rounds": data.names("rounds/*/trees.jsonl"),
         "pairs": len(decisions),
         "cases": cases_index(conversations),
         "models": models,
+        "groups": groups_index(asked),
+        "arms": arms,
         "per_block": PER_BLOCK,
     }
     template = read_text(TEMPLATE)
     head, rest = template.split("<!--POLICY-->")
     body, rest = rest.split("<!--INDEX-->")
     script, end = rest.split("<!--BLOCKS-->")
-    yield from (head, policy(template), body, block("index", index), script, block("pairs", with_text(decisions, trees)))
-    yield from blocks("trees", trees)
+    yield from (head, policy(template), body, block("index", index), script, block("pairs", decisions))
+    yield from blocks("trees", grown)
     yield from blocks("cases", conversations)
+    yield from blocks("groups", asked)
     yield end
 
 
 def main() -> None:
     p = parser(__doc__, outputs=["out"])
     p.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="read (data)")
+    p.add_argument("--trees", type=Path, nargs="+", default=[], metavar="FILE", help="also show these trees")
     a = p.parse_args()
+    params = load_yaml("params.yaml")
+    if missing := [path for path in a.trees if not path.exists()]:
+        raise UserError(f"{missing[0]}: no such file; name a file or folder of trees")
     with replacing(a.out) as f:
-        f.writelines(page(a.data))
+        f.writelines(page(a.data, [*used_trees(params), *a.trees], Path(params["choose"]["groups"])))
     print(f"{a.out}: {a.out.stat().st_size / 1e6:.1f} MB; open it in a browser")
 
 

@@ -79,11 +79,15 @@ def fill(folder):
     return folder
 
 
+def made(folder, *trees):
+    return browse.page(folder, [*trees], folder / "crossed/groups.jsonl")
+
+
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browse")
     out = folder / "browse.html"
-    out.write_text("".join(browse.page(fill(folder / "data"))))
+    out.write_text("".join(made(fill(folder / "data"))))
     return out
 
 
@@ -107,7 +111,7 @@ def test_lone_surrogate_can_be_written(tmp_path):
     folder = tmp_path / "data"
     (folder / "personas").mkdir(parents=True)
     (folder / "personas/profiles.jsonl").write_text('{"text": "\\ud800"}\n')
-    "".join(browse.page(folder)).encode()
+    "".join(made(folder)).encode()
 
 
 def test_page_reaches_nowhere(html):
@@ -119,7 +123,7 @@ def test_page_reaches_nowhere(html):
 
 
 def test_missing_files_name_their_stage(tmp_path):
-    files = embedded("".join(browse.page(tmp_path)))["index"]["files"]
+    files = embedded("".join(made(tmp_path)))["index"]["files"]
     assert {f["path"].removeprefix(f"{tmp_path}/"): f["stage"] for f in files if f["rows"] is None} == browse.STAGES
 
 
@@ -368,7 +372,7 @@ def test_fits_a_phone(page, link):
 
 def test_empty_page_says_what_to_run(page, tmp_path):
     out = tmp_path / "browse.html"
-    out.write_text("".join(browse.page(tmp_path / "data")))
+    out.write_text("".join(made(tmp_path / "data")))
     page.url = out.as_uri()
     for tab, stage in (
         ("personas", "filter_personas"),
