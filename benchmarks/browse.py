@@ -13,6 +13,7 @@ from pathlib import Path
 from selenium import webdriver
 
 from stages.core.files import read_jsonl, write_jsonl
+from stages.dialogue import tree
 from stages.tools.browse import page
 
 MODELS = ("base", "sft", "dpo", "oracle")
@@ -38,15 +39,16 @@ def make(folder: Path, trees: int, turns: int) -> None:
         while waiting:
             at, turn = waiting.pop()
             took = [draw.choice(("preferred", "rejected")) for _ in range(2)]
+            text = texts(draw, words, 15, 35)
             nodes.append({
-                "id": at, "turn": turn, "role": "user", "text": texts(draw, words, 15, 35), "item": turn - 1,
-                "note": sorted(draw.sample(range(turn), draw.randint(0, turn))), "inducer": texts(draw, words, 10, 20),
+                "id": at, "turn": turn, "role": "user", "text": text, "item": turn - 1,
+                "note": [*range(turn)], "quotes": [{"item": turn - 1, "quote": " ".join(text.split()[3:9])}],
                 "verdicts": [{"first": f, "chosen": c, "raw": "1" if f == c else "2"}
                              for f, c in zip(("preferred", "rejected"), took, strict=True)],
             })  # fmt: skip
             both = turn < turns and n % 20 == 0 and turn in (2, 5)
             goes = "pr" if both else draw.choice("pr")
-            for letter, role in (("p", "preferred"), ("r", "rejected")):
+            for letter, role in tree.REPLIES.items():
                 on = turn < turns and letter in goes
                 nodes.append({"id": f"{at}/{letter}", "turn": turn, "role": role, "continues": on,
                               "text": texts(draw, words, 35, 75)})  # fmt: skip

@@ -46,11 +46,11 @@ class Data:
         self.files: list[Record] = []
 
     def read(self, tab: str, name: str, one: str = "*") -> list[Record]:
-        """Rows of a file of STAGES, none if it is not there; of one that stands for several, that of `one`. `tab` shows them."""
+        """Rows of a file of STAGES for a tab, none if it is not there; of one that stands for several, that of `one`."""
         return self.other(tab, self.folder / name.replace("*", one), STAGES[name] + ("" if one == "*" else f"@{one}"))
 
     def other(self, tab: str, path: Path, made_by: str | None = None) -> list[Record]:
-        """The same of any file, which no stage may make."""
+        """The same of any file, which a stage need not make."""
         rows = read_jsonl(path) if path.exists() else None
         self.files.append({"path": str(path), "tab": tab, "stage": made_by, "rows": None if rows is None else len(rows)})
         return rows or []
@@ -190,7 +190,7 @@ def cases_index(rows: list[Record]) -> list[Record]:
 
 
 def chosen(matrix: list[list[float]]) -> list[list[int]]:
-    """For each user the replies with the greatest L[i, j] less the mean of column j, as top-1 has it (evaluation/crossed.py)."""
+    """For each user i the replies with the greatest L[i, j] less the mean of column j: evaluation/crossed.py, `top1`."""
     means = [sum(column) / len(matrix) for column in zip(*matrix, strict=True)]
     margins = [[x - mean for x, mean in zip(row, means, strict=True)] for row in matrix]
     noise = 1e-9 * max(abs(x) for row in matrix for x in row)

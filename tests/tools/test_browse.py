@@ -1,14 +1,17 @@
 """The page of `make browse`: what goes into it, and (in headless Chromium, where there is one) that it works."""
 
 import json
+import random
 import re
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, complains
 from omegaconf import OmegaConf
 
 from stages.core.files import write_jsonl
+from stages.evaluation.crossed import top1
 from stages.tools import browse
 
 pytestmark = pytest.mark.slow
@@ -124,7 +127,9 @@ def test_page_reaches_nowhere(html):
 
 def test_missing_files_name_their_stage(tmp_path):
     files = embedded("".join(made(tmp_path)))["index"]["files"]
-    assert {f["path"].removeprefix(f"{tmp_path}/"): f["stage"] for f in files if f["rows"] is None} == browse.STAGES
+    missing = {f["path"].removeprefix(f"{tmp_path}/"): f["stage"] for f in files if f["rows"] is None}
+    rounds = {path: stage for path, stage in browse.STAGES.items() if path.startswith("rounds/")}  # none is no fault
+    assert {**missing, **rounds} == {**browse.STAGES, "crossed/groups.jsonl": None} and len(rounds) == 2
 
 
 def _path(out):
@@ -152,6 +157,14 @@ def test_command_writes_the_page_and_names_a_broken_line(project):
     (project.folder / "data/trees.jsonl").write_text("{\n")
     done = project._run(["stages.tools.browse", "--out", "results/browse.html"], check=False)
     complains(done, "data/trees.jsonl:1")
+    (project.folder / "data/trees.jsonl").unlink()
+    for rows, part in ([{"id": "x"}], "mine.jsonl:1: not a tree"), (None, "mine.jsonl: no such file"):
+        if rows:
+            write_jsonl(project.folder / "mine.jsonl", rows)
+        else:
+            (project.folder / "mine.jsonl").unlink()
+        command = ["stages.tools.browse", "--out", "results/browse.html", "--trees", "mine.jsonl"]
+        complains(project._run(command, check=False), part)
 
 
 # ---- in a browser ----
@@ -173,6 +186,17 @@ class Page:
 
     def js(self, code, *arguments):
         return self.driver.execute_script(code, *arguments)
+
+    def fits(self, width):
+        """Nothing is wider than the screen."""
+        assert self.js(
+            "return [document.documentElement, document.getElementById('detail')].every(e => e.scrollWidth <= arguments[0])",
+            width,
+        )
+        assert not self.js(
+            "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.map, .wide'))"
+            ".filter(e => e.getBoundingClientRect().right > arguments[0] + 1).map(e => e.outerHTML)", width,
+        )  # fmt: skip
 
     def until(self, code, *arguments):
         end = time.monotonic() + 10
@@ -226,11 +250,192 @@ class Page:
         return [re.sub(r"\n+", "\n", text) for text in found]
 
 
+# ---- notes by quotation, a third reply, a second round, groups ----
+
+SAID = f"Can't, the kids wake at six – and my hives need me. {NASTY}"
+FACTS = ["I have two children.", "I keep bees.", "I am curt."]
+QUOTED = {"id": "aaaa", "profile": "I have two children.", "personality": "I am curt.", "items": FACTS, "ended": []}
+SHOWN = [
+    {"item": 0, "quote": "the Kids wake  at six -"},
+    {"item": 2, "quote": "“Can’t"},
+    {"item": 1, "quote": "six – and my hives"},
+]
+LATER = [
+    {**user("u", SAID, None, [0, 1, 2], ("preferred", "preferred")), "quotes": SHOWN},
+    {**reply("u/p", "Sleep while they do, then the hives.", True), "mentions": [{"item": 1, "quote": "the hives"}]},
+    reply("u/r", "Buy earplugs."),
+    {"id": "u/m", "turn": 1, "role": "misinformed", "text": f"Walk the dog. {NASTY}", "continues": False, "of": "bbbb",
+     "note": [1], "verdicts": [{"first": "preferred", "chosen": "misinformed", "raw": "2"}]},
+    {**user("u/p/u", "No.", None, [0, 1, 2], ("preferred", "rejected")), "quotes": []},
+    reply("u/p/u/p", "Fine."), reply("u/p/u/r", "Why?"),
+]  # fmt: skip
+GROUP = {
+    "group": "g1",
+    "kind": "both",
+    "message": "What shall I cook?",
+    "users": [
+        {"id": "x", "persona": "Ann, 30.", "history": [{"role": "user", "content": f"No oven. {NASTY}"}], "reply": "Soup."},
+        {"id": "y", "history": [{"role": "user", "content": "I bake."}], "reply": f"Bread. {NASTY}"},
+    ],
+}
+
+
+def more(folder):
+    """A first round, a second one that also reads a file of trees, and a group that two arms were asked of."""
+    for node in LATER:
+        for key in ("item", "inducer"):
+            node.pop(key, None)  # as role-play with natural users has it
+    write_jsonl(folder / "personas/train.jsonl", [PERSON])
+    write_jsonl(folder / "trees.jsonl", [{**PERSON, "items": ITEMS, "nodes": NODES, "ended": []}])
+    write_jsonl(folder / "pairs/decisions.jsonl", DECISIONS[:1])
+    stranger = {"id": "bbbb", "profile": "I run.", "personality": "", "items": ["I run.", "I have a dog."], "nodes": []}
+    write_jsonl(
+        folder / "rounds/2/trees.jsonl", [{**QUOTED, "nodes": LATER, "ended_by_user": ["u/p/u"]}, {**stranger, "ended": []}]
+    )
+    write_jsonl(folder / "own/trees.jsonl", [{"id": "cccc", "nodes": [n for n in NODES if n["turn"] == 1]}])
+    kept = {"chosen": "preferred", "reason": "agreed", "measures": {"preferred_words": 7, "rejected_words": 2}}
+    write_jsonl(
+        folder / "rounds/2/decisions.jsonl",
+        [
+            {"tree": "aaaa", "node": "u", "kind": "uninformed", **kept},
+            {"tree": "aaaa", "node": "u", "kind": "misinformed", **kept, "chosen": "rejected"},
+            {"tree": "cccc", "node": "u", "kind": "uninformed", **kept},
+        ],
+    )
+    write_jsonl(folder / "crossed/groups.jsonl", [GROUP, {**GROUP, "group": "g2", "kind": "temperament"}])
+    told = {"group": "g1", "kind": "both", "users": ["x", "y"], "overlap": {"pair_accuracy": 0.5, "top1": 0.5}}
+    for arm, scores, right in (("dpo", [[-9, -5], [-9.5, -4]], 1.0), ("base", [[-9, -4], [-8, -5]], 0.0)):
+        row = {**told, "pair_accuracy": right, "top1": right, "log_probs": {"history": scores, "no_history": scores}}
+        write_jsonl(folder / f"choices/{arm}.jsonl", [row, {**row, "group": "gone"}])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more_html(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("more")
+    out = folder / "browse.html"
+    out.write_text("".join(made(more(folder / "data"), folder / "data/own")))
+    return out
+
+
+def test_trees_of_rounds_and_files_have_ids_of_their_own(more_html):
+    index = embedded(more_html.read_text())
+    source = str(more_html.parent / "data/own/trees.jsonl")
+    assert {t["id"]: t["source"] for t in index["index"]["trees"]} == {
+        "aaaa": "", "2:aaaa": "round 2", "2:bbbb": "round 2", "cccc": source,
+    }  # fmt: skip
+    found = [(d["tree"], d["round"], d.get("kind"), d["text"]) for d in index["pairs"]]
+    assert found[0] == ("aaaa", "", None, "My bees swarm.") and found[3] == ("cccc", "2", "uninformed", "My bees swarm.")
+    assert [f[:3] for f in found[1:3]] == [("2:aaaa", "2", "uninformed"), ("2:aaaa", "2", "misinformed")]
+
+
+def test_same_id_in_another_file(tmp_path):
+    for name in ("trees.jsonl", "own/a.jsonl"):
+        write_jsonl(tmp_path / name, [{**PERSON, "nodes": []}])
+    trees = embedded("".join(made(tmp_path, tmp_path / "own", tmp_path / "trees.jsonl")))["index"]["trees"]
+    assert len(trees) == len({t["id"] for t in trees}) == 2 and "/" not in trees[1]["id"]
+
+
+def test_trees_that_params_name():
+    changed = {"more_trees": "b", "groups": "c"}
+    params = {"extract_pairs": {"trees": "data/trees.jsonl", "more_trees": "a"}, "rounds": {"2": {"extract_pairs": changed}}}
+    assert [*map(str, browse.used_trees(params))] == ["data/trees.jsonl", "a", "b"]
+
+
+def test_choice_is_that_of_top1():
+    draw = random.Random(1)
+    for _ in range(50):
+        matrix = [[draw.choice((-3.0, -2.0, -1.5)) for _ in range(3)] for _ in range(3)]
+        picked = browse.chosen(matrix)
+        share = sum((i in best) / len(best) for i, best in enumerate(picked)) / 3
+        assert share == pytest.approx(top1(np.array(matrix)))
+
+
 @pytest.fixture
 def page(chrome, html):
     yield Page(chrome, html.as_uri())
     complaints = [e["message"] for e in chrome.get_log("browser") if e["level"] == "SEVERE"]
     assert not complaints
+
+
+@pytest.fixture
+def more_page(page, more_html):
+    page.url = more_html.as_uri()
+    return page
+
+
+LIT = "return [...document.querySelectorAll('[data-said] .lit')].map(e => e.textContent).join('') === arguments[0]"
+
+
+def test_note_lights_up_where_the_user_said_it(more_page, chrome):
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    more_page.open("#trees/2:aaaa/u/p/u").shows("Turn 2")
+    note = more_page.text("[data-node='u/p/u'] .shown")
+    assert [re.sub("\n.*", "", line) for line in note] == [f"{fact} turn 1" for fact in FACTS], "and none is new"
+    away = ActionChains(chrome, duration=0).move_to_element(chrome.find_element("css selector", "header h1"))
+    away.perform()
+    more_page.until(LIT, "")
+    for at, words in enumerate(("the kids wake at six –", "six – and my hives", "Can't")):
+        point = chrome.find_elements("css selector", "[data-node='u/p/u'] .item")[at]
+        ActionChains(chrome, duration=0).move_to_element(point).perform()
+        more_page.until(LIT, words)
+        shown = "return [...document.querySelectorAll('.proof')].filter(e => e.offsetHeight).map(e => e.innerText)"
+        assert [text.replace("\n\n", "\n") for text in more_page.js(shown)] == [f"The user, turn 1\n{SAID}"]
+    away.perform()
+    more_page.until(LIT, "")
+    more_page.js("document.querySelector('[data-node=\"u/p/u\"] h3 a').focus()")
+    more_page.press(Keys.TAB).until(LIT, "the kids wake at six –")  # the words of item 0, of which item 1 has some
+    more_page.press(Keys.TAB, Keys.ENTER).hash("#trees/2:aaaa/u")
+
+
+def test_phone_shows_the_words_of_an_item_and_leads_to_them(more_page):
+    more_page.open("#trees/2:aaaa/u/p/u", width=380).fits(380)
+    more_page.click("[data-node='u/p/u'] .shown:nth-child(2) .item").until(LIT, "six – and my hives")
+    more_page.fits(380)
+    more_page.click("[data-node='u/p/u'] .shown:nth-child(2) a").hash("#trees/2:aaaa/u")
+
+
+def test_third_reply_and_what_was_decided_on_it(more_page):
+    more_page.open("#trees/2:aaaa").shows("round 2")
+    (first, second), replies = more_page.text(".turn"), ".turn:first-of-type .reply"
+    assert more_page.text(f"{replies} h4") == [
+        "Preferred reply saw the note", "Rejected reply did not see it", "Misinformed reply saw somebody else's note",
+    ]  # fmt: skip
+    assert more_page.text(f"{replies} .tag") == [
+        "✓ chosen", "↓ continues", "✗ not chosen", "stops here", "✓ chosen", "stops here",
+    ]  # fmt: skip
+    for part in ("chose misinformed", "against uninformed: agreed", "✓ kept: misinformed chosen against misinformed"):
+        assert part in first, part
+    assert "Inducer wrote" not in first and "The user ended the conversation with this turn." in second
+    more_page.click(f"{replies} summary").shows("I have a dog.", f"{replies}[data-reply=misinformed]")
+    more_page.js("document.querySelector('[data-reply=preferred] .item').focus()")
+    more_page.until(LIT, "the hives")
+    more_page.open("#pairs").shows("✓ misinformed · agreed", "#row-2")
+    more_page.select("Against", "misinformed")
+    more_page.count("1 of 4 entries").click("#row-0").hash("#pairs/2:aaaa/u/m/round2").shows("Kept: misinformed chosen")
+    more_page.open("#pairs/cccc/u/round2").shows("Tree cccc, turn 1").shows("My bees swarm.")
+
+
+def test_rounds_are_told_apart(more_page):
+    more_page.open("#trees").count("4 entries")
+    more_page.select("Source", "round 2")
+    more_page.count("2 of 4 entries").open("#personas/train/aaaa")
+    more_page.click("#detail a[href='#trees/2:aaaa']").shows("Tree 2:aaaa")
+
+
+def test_groups_show_each_arms_choice(more_page):
+    more_page.open("#groups").shows("base 0.00 · dpo 1.00 · What shall I cook?", "#row-0")
+    assert more_page.text("#detail .box:not(:last-child) tr") == ["base\t0.00", "dpo\t1.00"]
+    more_page.select("Arms", "asked")
+    more_page.count("1 of 2 entries").open("#groups/g1/B").shows("User B")
+    rows = ["Arm\tA\tB\tpairs right", "base\t✗ B\t✗ A\t0.00", "dpo\t✓ A\t✓ B\t1.00", "shared words alone\t0.50"]
+    assert more_page.text("#detail tr") == rows
+    assert more_page.text("[data-node=B] .tag") == ["base ✗ A", "dpo ✓ B"]
+    more_page.until("return document.querySelector('.turn.now')?.dataset.node === 'B'")
+    more_page.click("[data-node=B]").press("k").hash("#groups/g1/A")
+    more_page.open("#groups/g2").shows("No arm was asked of this group").search("bake").count("2 entries")
 
 
 def test_list_is_virtual_and_filters(page):
@@ -318,7 +523,7 @@ def test_keys_alone_are_enough(page):
     page.press("k", "h").hash("#trees/aaaa/u/p")
     page.press("[").shows("Tree t18")
     page.press(Keys.ESCAPE).until("return document.activeElement.id === 'list'")
-    for key, name in ("1", "Personas"), ("3", "Pairs"), ("4", "Conversations"), ("2", "Trees"):
+    for key, name in ("1", "Personas"), ("3", "Pairs"), ("4", "Conversations"), ("5", "Groups"), ("2", "Trees"):
         page.press(key).shows(name, "nav [aria-current]")
     page.hash("#trees/t18")
     page.press("?").until("return document.getElementById('help').open")
@@ -339,6 +544,14 @@ def test_follows_the_systems_colours(page, chrome, scheme):
     assert (red < 60) == (scheme == "dark")
 
 
+@pytest.mark.parametrize("link", ["#trees/2:aaaa", "#pairs/2:aaaa/u/m/round2", "#groups/g1"])
+def test_what_is_new_is_only_text_and_fits_a_phone(more_page, link):
+    more_page.open(link, width=380)
+    more_page.js("document.querySelectorAll('#detail details').forEach(d => { d.open = true; })")
+    more_page.shows("<script>window.hacked=1</script><img src=x onerror=window.hacked=1>").fits(380)
+    assert more_page.js("return window.hacked === undefined && !document.querySelector('main img, main script')")
+
+
 def test_text_is_only_ever_text(page):
     for link in ("#personas/profiles/2", "#trees/aaaa/u/r/u", "#pairs/aaaa/u/r/u", "#conversations/eeee/2"):
         page.open(link).shows("<script>window.hacked=1</script><img src=x onerror=window.hacked=1>")
@@ -355,12 +568,7 @@ def test_text_is_only_ever_text(page):
     "link", ["#personas/profiles/2", "#trees", "#trees/aaaa/u/r/u", "#pairs", "#pairs/aaaa/u/p/u", "#conversations/eeee"]
 )
 def test_fits_a_phone(page, link):
-    page.open(link, width=380)
-    assert page.js("return [document.documentElement, document.getElementById('detail')].every(e => e.scrollWidth <= 380)")
-    assert not page.js(
-        "return [...document.querySelectorAll('main *')].filter(e => !e.closest('.map, .wide'))"
-        ".filter(e => e.getBoundingClientRect().right > 381).map(e => e.outerHTML)"
-    )
+    page.open(link, width=380).fits(380)
     if link.startswith("#trees/"):
         above, below = page.js(
             "return [...document.querySelectorAll('.turn:first-of-type .reply')].map(e => e.getBoundingClientRect())"
@@ -379,5 +587,6 @@ def test_empty_page_says_what_to_run(page, tmp_path):
         ("trees", "roleplay"),
         ("pairs", "extract_pairs"),
         ("conversations", "judge"),
+        ("groups", "choose"),
     ):
         page.open(f"#{tab}").shows(f"dvc repro {stage}", "#list")
