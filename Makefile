@@ -40,7 +40,7 @@ rehearsal: setup
 	python -m benchmarks.rehearsal
 
 browse: setup
-	python -m stages.tools.browse --out results/browse.html
+	python -m stages.tools.browse --out results/browse.html $(if $(TREES),--trees $(TREES))
 
 report: setup
 	python -m stages.tools.report $(if $(AGAINST),--against $(AGAINST))

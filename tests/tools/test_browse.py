@@ -374,16 +374,18 @@ def test_note_lights_up_where_the_user_said_it(more_page, chrome):
     more_page.open("#trees/2:aaaa/u/p/u").shows("Turn 2")
     note = more_page.text("[data-node='u/p/u'] .shown")
     assert [re.sub("\n.*", "", line) for line in note] == [f"{fact} turn 1" for fact in FACTS], "and none is new"
-    away = ActionChains(chrome, duration=0).move_to_element(chrome.find_element("css selector", "header h1"))
-    away.perform()
+
+    def point(css, at=0):
+        ActionChains(chrome, duration=0).move_to_element(chrome.find_elements("css selector", css)[at]).perform()
+
+    point("header h1")
     more_page.until(LIT, "")
     for at, words in enumerate(("the kids wake at six –", "six – and my hives", "Can't")):
-        point = chrome.find_elements("css selector", "[data-node='u/p/u'] .item")[at]
-        ActionChains(chrome, duration=0).move_to_element(point).perform()
+        point("[data-node='u/p/u'] .item", at)
         more_page.until(LIT, words)
         shown = "return [...document.querySelectorAll('.proof')].filter(e => e.offsetHeight).map(e => e.innerText)"
         assert [text.replace("\n\n", "\n") for text in more_page.js(shown)] == [f"The user, turn 1\n{SAID}"]
-    away.perform()
+    point("header h1")
     more_page.until(LIT, "")
     more_page.js("document.querySelector('[data-node=\"u/p/u\"] h3 a').focus()")
     more_page.press(Keys.TAB).until(LIT, "the kids wake at six –")  # the words of item 0, of which item 1 has some
