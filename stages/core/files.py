@@ -106,6 +106,11 @@ def read_objects(path: Path) -> Iterator[tuple[int, Record]]:
         yield number, value
 
 
+def jsonl_files(*paths: Path) -> list[Path]:
+    """The files themselves, and of folders their *.jsonl by name, in the order given; a folder may hold none."""
+    return [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+
+
 def read_jsonl(path: Path) -> list[Record]:
     """All rows of a JSONL file of objects. Raises UserError as `read_objects`."""
     return [row for _, row in read_objects(path)]

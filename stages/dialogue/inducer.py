@@ -20,8 +20,8 @@ async def shown(
         CallFailed: no usable answer.
     """
     said = texts(history, "user")
-    parse = partial(quotes.parse, n_items=len(items), said=said)
-    schema = quotes.schema(len(items), noted, said[-1])
+    parse = partial(quotes.parse, items=items, said=said)
+    schema = quotes.schema(items, noted, said[-1])
     answer = await client.ask(who, quotes.messages(prompt, items, history), seed, parse, schema)
     return [q for q in answer.value if q["item"] not in noted]
 
@@ -31,5 +31,5 @@ async def mentioned(
 ) -> list[Quote]:
     """Items of the user that a model's reply brings up, at most `most`, each with a quote of it. Raises CallFailed."""
     chat = quotes.messages(prompt, items, [{"role": "assistant", "content": reply}], "mentions")
-    parse = partial(quotes.parse, n_items=len(items), said=[reply])
-    return (await client.ask(who, chat, seed, parse, quotes.schema(len(items), (), reply, most))).value
+    parse = partial(quotes.parse, items=items, said=[reply])
+    return (await client.ask(who, chat, seed, parse, quotes.schema(items, (), reply, most))).value

@@ -1,7 +1,8 @@
 """Notes by quotation: which items of a persona a conversation shows, each with the user's own words that show it.
 
-The inducer is given the numbered items and the transcript and names items, each with a verbatim quote. A quote that no
-message of the user holds voids its item, so a note cannot leak the persona, in whatever language the two speak.
+The inducer is given the numbered items and the transcript and names items, by their text or number, each with a verbatim
+quote. A quote that no message of the user holds voids its item, so a note cannot leak the persona, in whatever language the
+two speak.
 """
 
 import json
@@ -23,6 +24,7 @@ MOST = 5  # items that one message may show, where the server follows the schema
 _CLAUSE = re.compile(r"(?<=[.!?;,:…。！？，；：、؟،؛।])\s*|\n+")
 _OBJECT = re.compile(r'\{(?:[^{}"]|"(?:[^"\\]|\\.)*")*\}')  # the innermost ones, also of an answer that is cut
 _LINE = re.compile(r"^[^\w\n]*(\d{1,3})[^\w\n]*?[:.)\-–—][ \t]*(\S.*)$", re.M)
+_NUMBERED = re.compile(r"^\s*\d{1,3}\s*[.:)]\s*")
 _INVISIBLE = regex.compile(r"\p{Cf}")
 _SAME = {ord(c): "'" for c in '"`´‘’‚‛“”„‟«»‹›「」『』＂＇'} | {ord(c): "-" for c in "‐‑‒–—―−－"}
 
@@ -59,14 +61,15 @@ def clauses(message: str) -> list[str]:
     return [*dict.fromkeys(part for part in parts if stands(part, [message]))] or [message]
 
 
-def schema(n_items: int, noted: Collection[int], message: str, most: int = MOST) -> dict[str, Any]:
-    """JSON schema of an answer about the user's `message` and `n_items` items, numbered from 1, but those `noted` before.
+def schema(items: list[str], noted: Collection[int], message: str, most: int = MOST) -> dict[str, Any]:
+    """JSON schema of an answer about the user's `message` and those of `items` that were not `noted` before.
 
     It admits no quote but clauses of the message: a small model would else quote the item itself. The quote comes first, as
-    a model that names an item first finds words for it whatever was said.
+    a model that names an item first finds words for it whatever was said. An item is named by its text: asked for numbers,
+    a small model counts up instead of reading.
     """
-    asked = [i + 1 for i in range(n_items) if i not in noted]
-    row = {"quote": {"type": "string", "enum": clauses(message)}, "item": {"type": "integer", "enum": asked}}
+    asked = [item for i, item in enumerate(items) if i not in noted]
+    row = {"quote": {"type": "string", "enum": clauses(message)}, "item": {"type": "string", "enum": asked}}
     return _object({"shown": {"type": "array", "items": _object(row), "maxItems": most}})
 
 
@@ -75,7 +78,7 @@ def _object(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(text: str) -> list[tuple[Any, Any]]:
-    """(item number, quote) of each row of an answer, as it stands there. Raises ValueError for an answer without any."""
+    """(name of the item, quote) of each row of an answer, as they stand. Raises ValueError for an answer without any."""
     rows = []
     for found in _OBJECT.findall(text):
         try:
@@ -92,11 +95,20 @@ def _rows(text: str) -> list[tuple[Any, Any]]:
     return rows
 
 
-def parse(text: str, n_items: int, said: list[str]) -> list[Quote]:
+def _number(named: Any, items: list[str]) -> int | None:
+    """Index of the item that a row names by its text, or by its number from 1; None for no such item."""
+    name = str(named).strip()
+    texts = [normalised(item) for item in items]
+    if (found := normalised(_NUMBERED.sub("", name))) in texts:
+        return texts.index(found)
+    return int(name) - 1 if re.fullmatch(r"\d{1,3}", name) and 0 < int(name) <= len(items) else None
+
+
+def parse(text: str, items: list[str], said: list[str]) -> list[Quote]:
     """Items that an answer names, with their quotes: JSON, also in a code fence or cut, or lines `3: "quote"`.
 
     Args:
-        n_items: how many items were numbered, from 1.
+        items: what the answer was asked about.
         said: the user's messages; a row whose quote stands in none of them is void.
     Returns:
         The first valid row of each item, items counted from 0.
@@ -104,8 +116,8 @@ def parse(text: str, n_items: int, said: list[str]) -> list[Quote]:
         ValueError: the answer has no rows and no empty list.
     """
     found: dict[int, str] = {}
-    for number, quote in _rows(text):
-        item = int(number) - 1 if re.fullmatch(r"\d{1,3}", str(number)) else -1
-        if 0 <= item < n_items and isinstance(quote, str) and stands(quote, said):
+    for named, quote in _rows(text):
+        item = _number(named, items)
+        if item is not None and isinstance(quote, str) and stands(quote, said):
             found.setdefault(item, quote.strip().strip('"“”'))
     return [{"item": item, "quote": quote} for item, quote in found.items()]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError
-from stages.core.files import Record, read_jsonl
+from stages.core.files import Record, jsonl_files, read_jsonl
 from stages.core.prompts import Message
 
 Node = dict[str, Any]
@@ -69,7 +69,7 @@ def read_trees(*paths: Path) -> list[Record]:
     """
     places: dict[str, str] = {}
     trees = []
-    for file in (f for path in paths for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])):
+    for file in jsonl_files(*paths):
         for number, t in enumerate(read_jsonl(file), 1):
             where = f"{file}:{number}"
             if not _sound(t):

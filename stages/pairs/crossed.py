@@ -7,7 +7,7 @@ tailored to the others, so whatever a reply is worth in itself is chosen as ofte
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import Record, digest
+from stages.core.files import Record, digest, jsonl_files
 from stages.core.prompts import Message
 from stages.pairs.rows import Data, reply
 from stages.text import groups
@@ -17,7 +17,7 @@ KIND = "crossed"
 
 def read(path: Path) -> list[Record]:
     """Groups of a file, or of a folder of *.jsonl, which may hold none. Raises UserError for what is no group."""
-    return [g for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path]) for g in groups.read(file)]
+    return [g for file in jsonl_files(path) for g in groups.read(file)]
 
 
 def add_rows(data: Data, found: list[Record], system: list[Message], val_share: float, seed: int) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from stages.core.cli import UserError, parser, run
-from stages.core.files import Record, read_jsonl, read_text, replacing
+from stages.core.files import Record, jsonl_files, read_jsonl, read_text, replacing
 from stages.core.params import load_yaml
 from stages.dialogue import tree
 from stages.text import groups
@@ -104,8 +104,7 @@ def all_trees(data: Data, others: list[Path]) -> list[Record]:
     for name in data.names("rounds/*/trees.jsonl"):
         rows = data.read("trees", "rounds/*/trees.jsonl", name)
         found += [{**t, "id": f"{name}:{t['id']}", "prefix": f"{name}:", "source": f"round {name}"} for t in rows]
-    files = dict.fromkeys(f for path in others for f in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path]))
-    for file in files:
+    for file in dict.fromkeys(jsonl_files(*others)):
         if file == data.folder / "trees.jsonl":
             continue
         taken = {t["id"] for t in found}

@@ -16,7 +16,7 @@ from typing import Any
 
 from stages.core import params
 from stages.core.cli import UserError, one_line, parser, run
-from stages.core.files import Record, read_jsonl, read_text
+from stages.core.files import Record, jsonl_files, read_jsonl, read_text
 from stages.core.tables import text
 from stages.tools.against import git
 from stages.tools.blocks import cell
@@ -68,8 +68,7 @@ class Run:
     @property
     def trees(self) -> list[Path]:
         """Files of the trees."""
-        paths = map(Path, self.sources)
-        return [file for path in paths for file in (sorted(path.glob("*.jsonl")) if path.is_dir() else [path])]
+        return jsonl_files(*map(Path, self.sources))
 
     @property
     def pairs(self) -> dict[str, Path]:

@@ -41,6 +41,8 @@ def test_a_quote_does_not_span_messages():
         '{"shown": [{"item": 1, "quote": "the kids wake"}, {"item": 2, "quote": "没看过海"}]}',
         'Here:\n```json\n[{"quote": "the kids wake", "item": "1"},\n {"quote": "没看过海", "item": 2}]\n```',
         '{"shown": [{"item": 1, "quote": "the kids wake"}, {"item": 2, "quote": "没看过海"}, {"item": 3, "quo',
+        '[{"quote": "the kids wake", "item": "i have children."}, {"quote": "没看过海", "item": "2. 我想去看一次海。"},'
+        ' {"quote": "at six", "item": "I have a dog."}]',
         '1: "the kids wake"\n2: "没看过海"',
         "- 1. “the kids wake”\n- 2. 「没看过海」",
         '{"shown": [{"item": 1, "quote": "the kids wake"}, {"item": 2, "quote": "没看过海"}, {"item": 1, "quote": "at six"},'
@@ -49,24 +51,24 @@ def test_a_quote_does_not_span_messages():
     ],
 )
 def test_rows_of_an_answer(answer):
-    assert [(q["item"], quotes.normalised(q["quote"]).strip("'")) for q in quotes.parse(answer, 3, SAID)] == [
+    assert [(q["item"], quotes.normalised(q["quote"]).strip("'")) for q in quotes.parse(answer, ITEMS, SAID)] == [
         (0, "the kids wake"), (1, "没看过海")
     ]  # fmt: skip
 
 
 def test_nothing_shown_is_an_answer_and_chatter_is_none():
-    assert quotes.parse('{"shown": []}', 3, SAID) == quotes.parse("[ ]", 3, SAID) == []
+    assert quotes.parse('{"shown": []}', ITEMS, SAID) == quotes.parse("[ ]", ITEMS, SAID) == []
     for unreadable in ("", "The user has children.", '{"shown": "all"}'):
         with pytest.raises(ValueError):
-            quotes.parse(unreadable, 3, SAID)
+            quotes.parse(unreadable, ITEMS, SAID)
 
 
 def test_the_chat_of_a_turn_and_the_schema_of_its_answer():
     chat = quotes.messages(prompts.load(ROOT / "prompts/natural/inducer.txt"), ITEMS, CHAT)
     assert "User: Six again.\nReply: Early.\nUser: Yes." in chat[-1]["content"]
     assert f"1. {ITEMS[0]}\n2. {ITEMS[1]}\n3. {ITEMS[2]}" in chat[-1]["content"]
-    rows = quotes.schema(3, {1}, "Can't, the kids wake at six. Ok.")["properties"]["shown"]["items"]
-    assert rows["properties"]["item"]["enum"] == [1, 3] and rows["additionalProperties"] is False
+    rows = quotes.schema(ITEMS, {1}, "Can't, the kids wake at six. Ok.")["properties"]["shown"]["items"]
+    assert rows["properties"]["item"]["enum"] == [ITEMS[0], ITEMS[2]] and rows["additionalProperties"] is False
     assert rows["properties"]["quote"]["enum"] == ["Can't,", "the kids wake at six."]
 
 
@@ -88,8 +90,8 @@ def test_a_perfect_model_agrees_with_the_given_notes():
     for t in trees:
         nodes = tree.index(t)
         for node in (n for n in t["nodes"] if n["role"] == "user"):
-            answer = json.dumps({"shown": [{"item": q["item"] + 1, "quote": q["quote"]} for q in node["quotes"]]})
-            node["quotes"] = quotes.parse(answer, len(t["items"]), texts(tree.history(nodes, node["id"]), "user"))
+            answer = json.dumps({"shown": [{"quote": q["quote"], "item": t["items"][q["item"]]} for q in node["quotes"]]})
+            node["quotes"] = quotes.parse(answer, t["items"], texts(tree.history(nodes, node["id"]), "user"))
     found = agreement(trees)
     assert found["all"]["given"] > 1000
     assert {found[kind][share] for kind in found for share in ("precision", "recall")} == {1.0}
