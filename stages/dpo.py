@@ -43,7 +43,9 @@ def main() -> None:
     counts, held_out = {"train": train_counts, "val": val_counts}, (val, p.train, tokenizer.pad_token_id)
     with checkpoints(made_from("dpo", p, a.start, a.train)) as folder:
         trl.output_dir = str(folder)
-        log_probs = {"base": model.pair_log_probs(model.load(a.base, p.train)[0], *held_out, spread=True)}
+        log_probs = {}
+        if a.start != a.base:
+            log_probs["base"] = model.pair_log_probs(model.load(a.base, p.train)[0], *held_out, spread=True)
         log_probs[a.start.name] = model.pair_log_probs(policy, *held_out, spread=True)
         pairs = model.with_reference(policy, pairs, p.train, tokenizer.pad_token_id)
         curves = Curves(a.live, "dpo")

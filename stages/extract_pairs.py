@@ -46,8 +46,8 @@ def main() -> None:
     by_tree = decided(trees, held, p)
     system = prompts.load(a.assistant_prompt).messages()
     data, dropped = training_data(trees, by_tree, held, system, p.filters)
-    groups = crossed.read(a.groups)
-    added = {"crossed": crossed.add_rows(data, groups, system, p.val_share, p.seed)} if groups else {}
+    groups = crossed.drawn(crossed.read(a.groups), p.most_groups, p.seed)
+    added = {"crossed": crossed.add_rows(data, groups, system, p.val_share)} if groups else {}
     decisions = [d for found in by_tree.values() for d in found]
     measured = summary(decisions, p.on_disagreement)
     counts = {

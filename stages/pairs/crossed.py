@@ -20,17 +20,23 @@ def read(path: Path) -> list[Record]:
     return [g for file in jsonl_files(path) for g in groups.read(file)]
 
 
-def add_rows(data: Data, found: list[Record], system: list[Message], val_share: float, seed: int) -> dict[str, Any]:
-    """Add to `data` an SFT row of every user and a pair for every other user of its group; a group is in one part.
+def drawn(found: list[Record], most: int | None, seed: int) -> list[Record]:
+    """At most `most` groups, in an order by `seed` and their names alone: a greater number keeps those of a smaller one."""
+    return sorted(found, key=lambda g: digest(seed, str(g["group"])))[:most]
 
+
+def add_rows(data: Data, found: list[Record], system: list[Message], val_share: float) -> dict[str, Any]:
+    """Add to `data` an SFT row of every user and a pair for every other user of its group.
+
+    Args:
+        found: groups; the first `val_share` of them are held out.
     Returns:
         Counts of groups, held-out groups, SFT rows and pairs.
     """
-    order = sorted((str(g["group"]) for g in found), key=lambda name: digest(seed, name))
-    held = set(order[: max(1, round(val_share * len(found)))])
+    held = max(1, round(val_share * len(found)))
     rows = {"sft": 0, "pairs": 0}
-    for g in found:
-        part = "val" if g["group"] in held else "train"
+    for number, g in enumerate(found):
+        part = "val" if number < held else "train"
         for user in g["users"]:
             prompt = [*system, *user["history"], {"role": "user", "content": g["message"]}]
             own = reply(user["reply"])
@@ -38,4 +44,4 @@ def add_rows(data: Data, found: list[Record], system: list[Message], val_share: 
             data[f"sft_{part}"].append({"prompt": prompt, "completion": own})
             data[f"pairs_{part}"] += [{"prompt": prompt, "chosen": own, "rejected": r, "kind": KIND} for r in others]
             rows = {"sft": rows["sft"] + 1, "pairs": rows["pairs"] + len(others)}
-    return {"groups": len(found), "held_out": len(held), **rows}
+    return {"groups": len(found), "held_out": held, **rows}

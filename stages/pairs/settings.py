@@ -67,6 +67,8 @@ class ExtractPairs(Section):
     """Another file or folder, whose trees are added; no two trees have one id."""
     groups: str
     """File or folder of groups of users (pairs/crossed.py), whose rows are added."""
+    most_groups: int | None = Field(ge=2)
+    """Groups used, drawn by seed; null: all."""
     negatives: list[Literal["uninformed", "misinformed"]] = Field(min_length=1)
     """Replies that the informed one is set against. Against a misinformed one that no verifier judged it is chosen."""
     on_disagreement: Literal["drop", "keep_informed"]

@@ -26,7 +26,7 @@ from stages.weights.layers import targets
 
 SIDES = ("chosen", "rejected")
 SAMPLE = 65_536  # weights of each tensor by which it is seen whether they move
-AT_ONCE = 8  # rows whose log-probabilities are computed together
+AT_ONCE = 12  # rows whose log-probabilities are computed together: those of two users of a group of four
 
 
 def load(folder: Path, train: Train) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
