@@ -35,7 +35,7 @@ class Servers:
         self._wires: dict[str, Wire] = {}
         self._engines: list[local.Engine] = []
         self._opened: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
-        self._listed: dict[str, list[str]] = {}  # names of the models of each server, none where it has no list
+        self._listed: dict[str, list[list[str]]] = {}  # names of the models at each address that has a list
 
     def identity(self, model: str) -> str:
         """What stands for the model in a cache key and in protocols: digest of local weights, else endpoint:name."""
@@ -78,8 +78,8 @@ class Servers:
         endpoint, served = await asyncio.shield(self._opened[name])
         if model in self.folders:
             return endpoint, served
-        if self._listed[name]:
-            self.check_served(model, self._listed[name])
+        for listed in self._listed[name]:
+            self.check_served(model, listed)
         return endpoint, model.partition(":")[2]
 
     async def _open(self, name: str) -> tuple[Endpoint, str]:
