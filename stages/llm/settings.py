@@ -1,6 +1,6 @@
 """Sampling, roles and section `llm` of params.yaml: who is asked, how, and where."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -146,7 +146,10 @@ class Llm(Section):
     conversations_in_flight: int = Field(ge=1)
     """Conversations that are driven at once, each to its end."""
     embedded: Embedded
-    """The embedded engine."""
+    """The embedded engine; `concurrency` holds for all local engines."""
+    local_engine: Literal["auto", "llamacpp", "transformers", "vllm", "sglang"] = "auto"
+    """What serves models in folders. auto: vllm or sglang where there is a GPU and one is on the PATH, else llamacpp for a
+    GGUF and transformers for safetensors. The digest of what it serves, the GGUF or the safetensors, is in a reply's key."""
     endpoints: dict[str, Limits]
     """Servers by name."""
     budget_usd: float | None = Field(default=None, ge=0)
