@@ -17,7 +17,7 @@ def changed(role, **values):
 
 def settings(url="", llm=None, **limits):
     """Section llm with the scripted server as its only endpoint. `llm`: more keys of the section."""
-    scripted = Limits(base_url=url, **{"deadline_s": 20.0, **limits})
+    scripted = Limits(**{"base_url": url, "deadline_s": 20.0, **limits})
     return Llm(conversations_in_flight=4, embedded=Embedded(), endpoints={"scripted": scripted}, **(llm or {}))
 
 

@@ -118,7 +118,7 @@ class PaidCalls:
         """Whatever ended the stage, answers under way are waited for and stored: they are paid for."""
         endpoints = self.servers.endpoints()
         for endpoint in endpoints:
-            endpoint.limiter.drain()
+            endpoint.drain()
         for task in self._running - {t for e in endpoints for t in e.sending}:
             task.cancel()
         if self._running:

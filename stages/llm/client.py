@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
 from stages.core.aio import bounded_gather
@@ -17,6 +18,7 @@ from stages.core.prompts import Message
 from stages.llm.backend import Backend
 from stages.llm.endpoint import CallFailed
 from stages.llm.ledger import Ledger
+from stages.llm.replicas import conversation
 from stages.llm.reply import Reply, outcome, said, why
 from stages.llm.request import Request, request
 from stages.llm.settings import Role
@@ -134,4 +136,9 @@ class Client:
         """
         batched = any(self.servers.batched(role) for role in roles)
         width = sys.maxsize if batched else self.servers.settings.conversations_in_flight
-        return await bounded_gather(jobs, width, progress)
+
+        async def driven(number: int, job: Job[T]) -> T:
+            with conversation(number):
+                return await job()
+
+        return await bounded_gather([partial(driven, *one) for one in enumerate(jobs)], width, progress)

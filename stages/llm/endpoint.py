@@ -3,26 +3,26 @@
 The only retry loop there is (the SDK's own is off). Policies per meaning of a fault (faults.py says which it is, limiter.py
 when a call goes out):
   rate limit                Retry-After, and at least a pause that grows; fewer calls at once
-  server's, timeout, reset  one breaker for all callers, one probe at a time while it is open; a deadline per call
+  server's, timeout, reset  one breaker for all callers of an address, one probe at a time while it is open, the others
+                            go to its replicas; a deadline per call
   of this request           never sent again: the call failed
   of every request          (key, address, no money, a parameter that the model does not take) stop: one line
 """
 
 import asyncio
-import ipaddress
 import json
 import os
 import time
 import weakref
 from pathlib import Path
 from typing import Any, TypeGuard
-from urllib.parse import urlsplit
 
 from stages.core.cli import UserError, one_line
 from stages.llm import faults
 from stages.llm.faults import Refusal
-from stages.llm.limiter import Limiter, retry_after
+from stages.llm.limiter import retry_after
 from stages.llm.profiles import advised
+from stages.llm.replicas import Conversation, Replica, current
 from stages.llm.reply import clean
 from stages.llm.settings import Limits
 
@@ -66,65 +66,42 @@ def is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(first, dict) and isinstance(first.get("message"), dict)
 
 
-def loopback(url: str) -> bool:
-    """Whether an address is this machine's own."""
-    host = urlsplit(url).hostname or ""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    address = getattr(address, "ipv4_mapped", None) or address
-    return address.is_loopback or address.is_unspecified
-
-
 class Endpoint:
-    """A server and the state that its callers share. `key` overrides the environment (local servers)."""
+    """A server, or replicas of it, and the state that its callers share. `key` overrides the environment (local servers)."""
 
     def __init__(self, name: str, limits: Limits, key: str | None = None):
-        self.name, self.limits, self.limiter = name, limits, Limiter(limits)
+        self.name, self.limits = name, limits
         self._key = key if key is not None else key_named(limits.key_env) if limits.key_env else "none"
         if not self._key:
             raise UserError(f"endpoint {name}: set {limits.key_env} to its API key, in the environment or in .env")
         self._local = key is not None
-        self._client: Any = None
+        self.replicas = [Replica(url, limits, self._key) for url in limits.urls]
         self._answered = 0.0  # moment of the last answer
         self._forbidden = 0  # 403s without a reason since then
         self.sending: weakref.WeakSet[asyncio.Task[Any]] = weakref.WeakSet()  # callers whose request is with the server
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        await asyncio.gather(*(replica.close() for replica in self.replicas))
+
+    def drain(self) -> None:
+        """From now on nobody may call, not even again."""
+        for replica in self.replicas:
+            replica.limiter.drain()
 
     def client(self) -> Any:
-        """The openai client; its own retries are off."""
-        if self._client is None:
-            import gc
+        """The openai client of the first address, for what is not one call."""
+        return self.replicas[0].client()
 
-            import httpx2
-            from openai import AsyncOpenAI, DefaultAioHttpClient
+    async def listed(self) -> list[list[str]]:
+        """Names of the models that each replica lists; those without a list, or with none for this key, are left out."""
+        return [names for names in await asyncio.gather(*map(self._listed, self.replicas)) if names]
 
-            pool = httpx2.Limits(max_connections=None, max_keepalive_connections=self.limits.concurrency)
-            direct = loopback(self.limits.base_url)  # chats and the run's key stay on the machine, whatever HTTP_PROXY says
-            self._client = AsyncOpenAI(
-                base_url=self.limits.base_url,
-                api_key=self._key,
-                max_retries=0,
-                timeout=self.limits.timeout_s,
-                http_client=DefaultAioHttpClient(limits=pool, timeout=self.limits.timeout_s, trust_env=not direct),
-            )
-            gc.collect()
-            gc.freeze()  # what is imported by now stays: scanning it again took a tenth of the time per call
-        return self._client
-
-    async def listed(self) -> list[str]:
-        """Names of the models that the server lists; none where it has no list, or none for this key."""
+    async def _listed(self, replica: Replica) -> list[str]:
         import openai
 
         try:
-            answer = await self.client().get("/models", cast_to=object, options={"timeout": ABSENT_S})
+            answer = await replica.client().get("/models", cast_to=object, options={"timeout": ABSENT_S})
         except (openai.OpenAIError, ValueError):
             return []  # the first call raises what is wrong with the server
         rows = answer.get("data") if isinstance(answer, dict) else None
@@ -142,32 +119,35 @@ class Endpoint:
         """
         caller = asyncio.current_task()
         assert caller is not None
-        begun, tries = 0.0, 0
+        begun, tries, of = 0.0, 0, current() or Conversation(body)
         while True:
-            probe = await self.limiter.enter(tokens)
+            replica = of.replica(self.name, self.replicas)
+            probe = await replica.limiter.enter(tokens, lambda: any(not other.limiter.down() for other in self.replicas))
+            if probe is None:
+                continue  # its replica went down, and there is another
             begun = begun or time.monotonic()  # waiting for a place is nobody's fault
             sent = time.monotonic()
             self.sending.add(caller)
             try:
-                found = await self._sent(body)
+                found = await self._sent(replica, body)
                 if isinstance(found, dict):
                     self.answered()
-                    self.limiter.answered()
+                    replica.limiter.answered()
                     return found, self._answered - sent
-                pause = self._pause(found, body, tries, begun, probe)
+                pause = self._pause(replica, found, body, tries, begun, probe)
             finally:
-                self.limiter.leave(probe)
+                replica.limiter.leave(probe)
             self.sending.discard(caller)  # not before: an answer that came must still be stored
             tries += 1
             await asyncio.sleep(pause)
 
-    async def _sent(self, body: bytes) -> dict[str, Any] | Refusal | Exception:
+    async def _sent(self, replica: Replica, body: bytes) -> dict[str, Any] | Refusal | Exception:
         """What comes of sending a request once: an answer, a refusal, or no answer at all. Raises CallFailed."""
         import openai
 
         try:
             # low-level, and as bytes: typing the request costs 4 ms of CPU with a long history, copying its messages 0.2
-            answer = await self.client().post("/chat/completions", cast_to=object, content=body)
+            answer = await replica.client().post("/chat/completions", cast_to=object, content=body)
         except (json.JSONDecodeError, UnicodeDecodeError) as e:  # the SDK hands it on as it is
             raise CallFailed("malformed", self.redacted(e)) from None
         except openai.APIStatusError as e:
@@ -212,10 +192,13 @@ class Endpoint:
         other = f" or {here}.rename to {{max_tokens: max_completion_tokens}}" if name == "max_tokens" else ""
         return f"endpoint {self.name}: {model} does not take {name}: {message}; set {profile}{here}.omit to [{name}]{other}"
 
-    def _pause(self, found: Refusal | Exception, body: bytes, tries: int, begun: float, probe: bool) -> float:
+    def _pause(
+        self, replica: Replica, found: Refusal | Exception, body: bytes, tries: int, begun: float, probe: bool
+    ) -> float:
         """Seconds until the same request is sent again.
 
         Args:
+            replica: which it was sent to.
             found: what came of it: a refusal, or the SDK's error where no answer came.
             tries: how often it was sent before.
             begun: moment at which it was sent first.
@@ -226,7 +209,7 @@ class Endpoint:
         fault, limited, absent = None, False, False
         if isinstance(found, Refusal):
             if refused := self.refused(found, body):
-                self.limiter.rejected()
+                replica.limiter.rejected()
                 raise refused
             fault, limited, message = found, found.meaning() == faults.WAIT, self.redacted(found.message)
         else:
@@ -234,16 +217,16 @@ class Endpoint:
             absent = not self._answered and type(found.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
         after = fault.retry_after if fault else None
         if limited:
-            pause = self.limiter.refused(after, tries)
+            pause = replica.limiter.refused(after, tries)
         else:
-            pause = self.limiter.fault(tries, after)
+            pause = replica.limiter.fault(tries, after)
             pause = 0.0 if probe else pause  # the breaker's own clock decides
         # a wrong address is not waited for as a restart is
         patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
         if time.monotonic() + pause > begun + patience:
             if self._answered < begun and (limited or not fault):
                 what = "keeps to its rate limit" if limited else "is not there"
-                raise UserError(f"endpoint {self.name} at {self.limits.base_url} {what}: {message}")
+                raise UserError(f"endpoint {self.name} at {replica.url} {what}: {message}")
             raise CallFailed("deadline", message)
         return pause
 

@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from stages.llm.settings import Limits
@@ -57,11 +57,16 @@ class Limiter:
         """From now on nobody may call, not even again."""
         self._draining = True
 
-    async def enter(self, tokens: int) -> bool:
-        """Wait for a place; True if this call is the probe of an open breaker.
+    def down(self) -> bool:
+        """Whether the breaker is open and lets nobody in just now."""
+        return self._faults >= self.TRIP and (self._probing or time.monotonic() < self._open_until)
+
+    async def enter(self, tokens: int, elsewhere: Callable[[], bool] = lambda: False) -> bool | None:
+        """Wait for a place; True if this call is the probe of an open breaker, None if it is not to wait for its end.
 
         Args:
             tokens: estimate of the tokens that the call will use, for the limit of tokens a minute.
+            elsewhere: whether another server may take the call.
         """
         while True:
             if self._draining:
@@ -72,6 +77,8 @@ class Limiter:
                     self._probing = True
                     self._busy += 1
                     return True
+                if elsewhere():
+                    return None
                 await asyncio.sleep(max(0.02, min(0.1, self._open_until - now)))
                 continue
             if self._busy >= int(self._width):

@@ -10,7 +10,6 @@ from stages.llm import local
 from stages.llm.endpoint import Endpoint
 from stages.llm.profiles import Wire
 from stages.llm.settings import Limits, Llm, Price, Role
-from stages.weights import digest
 
 _SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{4})")  # gpt-4o-2024-08-06, claude-3-5-sonnet-20241022, gpt-4-0613
 
@@ -35,7 +34,7 @@ class Servers:
         self._wires: dict[str, Wire] = {}
         self._engines: list[local.Engine] = []
         self._opened: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
-        self._listed: dict[str, list[str]] = {}  # names of the models of each server, none where it has no list
+        self._listed: dict[str, list[list[str]]] = {}  # names of the models at each address that has a list
 
     def identity(self, model: str) -> str:
         """What stands for the model in a cache key and in protocols: digest of local weights, else endpoint:name."""
@@ -43,7 +42,9 @@ class Servers:
             folder = self.folders.get(model)
             if folder is None and ":" not in model:
                 raise UserError(f"model {model!r}: neither {sorted(self.folders)} nor <endpoint>:<model>")
-            self.identities[model] = model if folder is None else "sha256:" + digest.identity(folder)
+            self.identities[model] = (
+                model if folder is None else "sha256:" + local.identity(folder, self.settings.local_engine)
+            )
         return self.identities[model]
 
     def limits(self, model: str) -> Limits:
@@ -78,15 +79,17 @@ class Servers:
         endpoint, served = await asyncio.shield(self._opened[name])
         if model in self.folders:
             return endpoint, served
-        if self._listed[name]:
-            self.check_served(model, self._listed[name])
+        for listed in self._listed[name]:
+            self.check_served(model, listed)
         return endpoint, model.partition(":")[2]
 
     async def _open(self, name: str) -> tuple[Endpoint, str]:
         if folder := self.folders.get(name):
             e = self.settings.embedded
-            engine = await asyncio.to_thread(local.start, folder, slots=e.slots, context=e.context, threads=e.threads)
-            self._engines.append(engine)
+            engine = await asyncio.to_thread(
+                local.start, folder, slots=e.slots, context=e.context, threads=e.threads,
+                engine=self.settings.local_engine, share=0.9 / len(set(self.folders.values())), opened=self._engines,
+            )  # fmt: skip
             return Endpoint(name, Limits(base_url=engine.url, concurrency=e.concurrency), engine.key), engine.model
         endpoint = Endpoint(name, self.settings.limits(name))
         self._listed[name] = await endpoint.listed()  # some servers answer to any name, and give it back

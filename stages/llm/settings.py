@@ -1,6 +1,6 @@
 """Sampling, roles and section `llm` of params.yaml: who is asked, how, and where."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -93,8 +93,8 @@ class Price(Section):
 class Limits(Dialect):
     """How one server is addressed, and what requests to it carry, which is part of the keys of their replies."""
 
-    base_url: str = ""
-    """Address, up to `/v1`."""
+    base_url: str | Annotated[list[str], Field(min_length=1)] = ""
+    """Address, up to `/v1`; or those of replicas, which serve the same model. All below that limits calls is for each."""
     key_env: str = ""
     """Name of the environment variable that holds the key; never the key itself."""
     concurrency: int = Field(default=8, ge=1)
@@ -113,6 +113,11 @@ class Limits(Dialect):
     """Name asked for -> the other name that the server answers with, by which profiles know its family."""
     models: dict[str, Dialect] = {}
     """What requests to one model there carry, in place of what the endpoint says."""
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses."""
+        return [self.base_url] if isinstance(self.base_url, str) else self.base_url
 
     def wire(self, model: str) -> Wire:
         """What requests to a model of this server carry. `model`: its name there."""
@@ -141,7 +146,10 @@ class Llm(Section):
     conversations_in_flight: int = Field(ge=1)
     """Conversations that are driven at once, each to its end."""
     embedded: Embedded
-    """The embedded engine."""
+    """The embedded engine; `concurrency` holds for all local engines."""
+    local_engine: Literal["auto", "llamacpp", "transformers", "vllm", "sglang"] = "auto"
+    """What serves models in folders. auto: vllm or sglang where there is a GPU and one is on the PATH, else llamacpp for a
+    GGUF and transformers for safetensors. The digest of what it serves, the GGUF or the safetensors, is in a reply's key."""
     endpoints: dict[str, Limits]
     """Servers by name."""
     budget_usd: float | None = Field(default=None, ge=0)

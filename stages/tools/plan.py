@@ -153,7 +153,8 @@ class PlannedCalls:
         # an English token has four letters, and a chat template adds marks
         prompt = sum(len(m["content"]) for m in messages) / 4 + 5 * len(messages)
         completion, seconds, _ = self._means(role)
-        price, width = self.servers.price(role), self.servers.limits(role.model).concurrency
+        price, limits = self.servers.price(role), self.servers.limits(role.model)
+        width = limits.concurrency * len(limits.urls)
         usd = price.usd(prompt, 0, completion) if price else math.nan
         self.needs[role.name] += Need(0, calls, calls * prompt, calls * completion, calls * usd, calls * seconds / width)
 

@@ -21,17 +21,22 @@ def of_files(paths: Sequence[Path]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(of_file(path)) for path in paths)).hexdigest()
 
 
-def served(folder: Path) -> list[Path]:
-    """The weights that are served: the GGUF, else safetensors. Raises UserError for none, as for pickled ones alone."""
-    files = [folder / GGUF] if (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
+def served(folder: Path, gguf: bool = True) -> list[Path]:
+    """The weights that are served: the GGUF, unless `gguf` is off, else safetensors.
+
+    Raises:
+        UserError: there are none, or pickled ones alone.
+    """
+    files = [folder / GGUF] if gguf and (folder / GGUF).exists() else sorted(folder.glob("*.safetensors"))
     if not files:
-        raise UserError(f"{folder}: holds neither {GGUF} nor *.safetensors; run the stage that makes it")
+        kinds = f"neither {GGUF} nor *.safetensors" if gguf else "no *.safetensors"
+        raise UserError(f"{folder}: holds {kinds}; run the stage that makes it")
     return files
 
 
-def identity(folder: Path) -> str:
-    """SHA-256 of the weights that are served: it stands in a reply's key in place of the folder's name."""
-    return of_files(served(folder))
+def identity(folder: Path, gguf: bool = True) -> str:
+    """SHA-256 of the weights that are served (`served`): it stands in a reply's key in place of the folder's name."""
+    return of_files(served(folder, gguf))
 
 
 def check_digest(files: Sequence[Path], expected: str, section: str) -> None:

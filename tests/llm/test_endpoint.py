@@ -11,7 +11,7 @@ from conftest import Server
 from http_faults import half, hang_up, raw
 
 from stages.core.cli import UserError
-from stages.llm import endpoint
+from stages.llm import endpoint, replicas
 from stages.llm.endpoint import CallFailed
 
 
@@ -189,12 +189,12 @@ def test_a_403_for_every_input_stops_the_run_even_without_a_reason(server):
     "host", ["127.0.0.1:1", "localhost", "[::1]:8", "127.9.9.9", "0.0.0.0:8000", "a.localhost", "[::ffff:127.0.0.1]"]
 )
 def test_addresses_of_this_machine(host):
-    assert endpoint.loopback(f"http://{host}/v1")
+    assert replicas.loopback(f"http://{host}/v1")
 
 
 @pytest.mark.parametrize("url", ["https://api.openai.com/v1", "http://10.0.0.1/v1", "http://127.0.0.1.example.org/v1", ""])
 def test_addresses_of_others(url):
-    assert not endpoint.loopback(url)
+    assert not replicas.loopback(url)
 
 
 def test_loopback_never_goes_through_a_proxy(server, monkeypatch):

@@ -1,12 +1,20 @@
 """Local servers: on loopback alone, behind a key of the run, and one line where a model cannot be served."""
 
+import asyncio
+import os
+import sys
 from types import SimpleNamespace
 
 import pytest
 import tiny
+from calls import CHAT, ROLE
+from conftest import ROOT
 
 from stages.core.cli import UserError
 from stages.llm import local
+from stages.llm.backend import PaidCalls
+from stages.llm.client import Client
+from stages.llm.settings import Embedded, Llm
 from stages.weights import digest
 
 THINKS = tiny.CHATML.replace(
@@ -75,6 +83,115 @@ def test_a_model_that_transformers_cannot_serve_is_one_line(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     with pytest.raises(UserError, match=r"`transformers serve` ended with code 1: \w+"):
         local.start(tmp_path, slots=1, context=256, threads=1)
+
+
+# Stands in for `vllm serve` and `sglang serve`: takes the options that the engines document, no others, and puts up the
+# middleware as vLLM does. It answers with its own command line.
+STAND_IN = """#!{python}
+import argparse, importlib, os, sys
+import fastapi, uvicorn, yaml
+p = argparse.ArgumentParser(allow_abbrev=False)
+p.add_argument("verb", choices=["serve"])
+p.add_argument("model")
+both = ["host", "port", "served-model-name", "load-format", "default-chat-template-kwargs"]
+vllm = ["generation-config", "max-model-len", "gpu-memory-utilization", "middleware", "uvicorn-log-level"]
+sglang = ["sampling-defaults", "mem-fraction-static", "log-level", "config"]
+for name in [*both, *(vllm if sys.argv[0].endswith("vllm") else sglang)]:
+    p.add_argument("--" + name, required=True)
+a = p.parse_args()
+if not os.path.exists(a.model + "/config.json"):
+    sys.exit("(Core pid=1) ValueError: no config\\nRuntimeError: Engine core initialization failed. See root cause above.")
+app = fastapi.FastAPI()
+if sys.argv[0].endswith("vllm"):
+    module, _, name = a.middleware.rpartition(".")
+    app.middleware("http")(getattr(importlib.import_module(module), name))
+else:
+    key = yaml.safe_load(open(a.config))["api-key"]
+    from stages.llm.guard import KEY
+    assert key == os.environ[KEY] and os.stat(os.path.dirname(a.config)).st_mode & 0o077 == 0
+
+@app.get("/v1/models")
+def models():
+    return {{"data": [{{"id": a.served_model_name}}]}}
+
+@app.post("/v1/chat/completions")
+def chat(body: dict):
+    message = {{"role": "assistant", "content": " ".join(sys.argv[1:])}}
+    return {{"model": body["model"], "choices": [{{"index": 0, "finish_reason": "stop", "message": message}}]}}
+
+uvicorn.run(app, host=a.host, port=int(a.port), log_level="warning")
+"""
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Commands `vllm` and `sglang` on the PATH, a GPU, and a folder with both kinds of weights."""
+    for name in ("vllm", "sglang"):
+        file = tmp_path / "bin" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(STAND_IN.format(python=sys.executable))
+        file.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(local, "_gpu", lambda: True)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / digest.GGUF).write_bytes(b"gguf")
+    return folder
+
+
+def test_which_engine_serves_a_folder(stand_in, monkeypatch):
+    assert local.choose(stand_in) == "vllm" and local.choose(stand_in, "llamacpp") == "llamacpp"
+    (stand_in.parent / "bin/vllm").unlink()
+    assert local.choose(stand_in) == "sglang"
+    tensors, gguf = local.identity(stand_in), local.identity(stand_in, "llamacpp")
+    assert tensors == local.identity(stand_in, "transformers") != gguf, "a key holds what is served"
+    monkeypatch.setattr(local, "_gpu", lambda: False)
+    assert local.choose(stand_in) == "llamacpp" and local.identity(stand_in) == gguf
+    with pytest.raises(UserError, match="vllm is not installed here"):
+        local.start(stand_in, slots=1, context=256, threads=1, engine="vllm")
+    (stand_in / digest.GGUF).unlink()
+    assert local.choose(stand_in) == "transformers" and local.identity(stand_in) == tensors
+    with pytest.raises(UserError, match=r"holds no model\.gguf, which llm\.local_engine: llamacpp"):
+        local.start(stand_in, slots=1, context=256, threads=1, engine="llamacpp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vllm", "sglang"])
+def test_an_engine_in_an_environment_of_its_own_is_started_asked_and_stopped(stand_in, name, monkeypatch):
+    import psutil
+
+    monkeypatch.setenv("DVC_ROOT", str(stand_in.parent))
+    llm = Llm(conversations_in_flight=1, embedded=Embedded(), endpoints={}, local_engine=name)
+    seen = []
+
+    async def work():
+        async with Client(PaidCalls("test", llm, {"embedded": stand_in})) as client:
+            said = await client.ask(ROLE.model_copy(update={"model": "embedded"}), CHAT, 7, str.strip)
+            (engine,) = client.servers._engines
+            process = psutil.Process(engine.handle.pid)
+            seen.extend(
+                [engine, process, listening(process), [answer(engine, "/v1/models", None, k) for k in (None, engine.key)]]
+            )
+            return said.text
+
+    words = asyncio.run(work())
+    engine, process, addresses, statuses = seen
+    assert str(stand_in) in words and engine.key not in words and addresses == {"127.0.0.1"}
+    assert "--load-format safetensors" in words and not process.is_running()
+    if name == "vllm":
+        assert statuses == [401, 200] and "--gpu-memory-utilization 0.9 " in words
+
+
+@pytest.mark.slow
+def test_an_engine_that_cannot_serve_the_model_says_why_in_one_line(stand_in):
+    (stand_in / "config.json").unlink()
+    opened = []
+    with pytest.raises(UserError, match=r"model: `vllm serve` ended with code 1: ValueError: no config$"):
+        local.start(stand_in, slots=1, context=256, threads=1, opened=opened)
+    assert opened[0].handle.poll() == 1, "whoever closes the servers meanwhile stops it"
 
 
 def first_tokens(served: local.Engine, number: int, **more) -> set[str]:

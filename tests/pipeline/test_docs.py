@@ -83,7 +83,14 @@ NOT_RUN = {
 WHY = {command: why for why, several in NOT_RUN.items() for command in several}
 COMMANDS = {page: commands(page) for page in PAGES}
 GUARD = "test_no_command_of_the_page_is_left_out"
-ABSENT = {"llama-server", "vllm", "sglang", "ray", "ssh"}  # programs that are not installed with the requirements
+ABSENT = {
+    "llama-server",
+    "vllm",
+    "vllm-router",
+    "sglang",
+    "ray",
+    "ssh",
+}  # programs that are not installed with the requirements
 
 
 # --- the dry form ------------------------------------------------------------------------------------------------------
@@ -107,7 +114,7 @@ def split(line: str) -> list[list[str]]:
 def with_params_of(page: str) -> DictConfig:
     """params.yaml with what a page tells to write into it."""
     values = OmegaConf.load(ROOT / "params.yaml")
-    if page == "endpoints":
+    if page in ("endpoints", "cluster"):
         values.llm.merge_with(OmegaConf.create(blocks(page, "yaml")[0]))
     if page == "add_a_stage":
         values.merge_with(OmegaConf.create(blocks(page, "yaml", "3.")[0]))

@@ -4,8 +4,9 @@ import json
 from collections import Counter
 
 import pytest
-from conftest import a_round, complains, reply_to
+from conftest import Server, a_round, complains, reply_to
 from fakes import encode
+from http_faults import hang_up
 
 from stages import roleplay
 from stages.llm import local
@@ -52,6 +53,32 @@ def test_more_turns_and_more_personas_pay_for_the_new_calls_only(ready, server):
     trees = (ready.folder / "data/trees.jsonl").read_bytes()
     ready.run("roleplay")
     assert len(server.requests) == 2 * 3 * 6 and (ready.folder / "data/trees.jsonl").read_bytes() == trees
+
+
+def test_a_replica_that_dies_midway_leaves_the_same_trees_and_nothing_is_answered_twice(ready, server, monkeypatch):
+    ready.set(roleplay__turns=4)
+    ready.run("roleplay")
+    trees, calls = (ready.folder / "data/trees.jsonl").read_bytes(), len(server.requests)
+    monkeypatch.setenv("DVC_ROOT", str(ready.folder / "elsewhere"))  # where no reply is stored
+    two, answered, broken = Server(), [], []
+
+    def reply(of):
+        def said(body):
+            if of is two and len(answered) >= 24:  # as a process that is killed leaves its requests
+                broken.append(body)
+                return hang_up
+            answered.append((of, json.dumps(body)))
+            return reply_to(body)
+
+        return said
+
+    server.reply, two.reply = reply(server), reply(two)
+    ready.set(llm__endpoints__scripted__base_url=[server.url, two.url])
+    ready.run("roleplay")
+    two.stop()
+    assert (ready.folder / "data/trees.jsonl").read_bytes() == trees
+    assert len({body for _, body in answered}) == len(answered) == calls == 3 * 4 * 6
+    assert broken and {of for of, _ in answered[:24]} == {server, two} and all(of is server for of, _ in answered[24:])
 
 
 def test_in_a_later_round_the_policy_writes_all_replies(ready, server, monkeypatch):
