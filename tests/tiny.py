@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 CHATML = (
     "{% for m in messages %}{% if loop.first and m['role'] != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n"
@@ -67,20 +67,21 @@ def tokenizer(family: str = "qwen2") -> "PreTrainedTokenizerFast":
     return made
 
 
-def model(words: "PreTrainedTokenizerFast", layers: int = 2) -> "LlamaForCausalLM":
-    """A random Llama."""
-    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+def model(words: "PreTrainedTokenizerFast", layers: int = 2, kind: str = "llama", **more: Any) -> Any:
+    """A random model of the architecture `kind`, with `more` in its configuration."""
+    from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
     ends = {"eos_token_id": words.eos_token_id, "bos_token_id": words.bos_token_id, "pad_token_id": words.pad_token_id}
     set_seed(1)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=len(words), num_hidden_layers=layers, **sizes, **ends))
+    config = AutoConfig.for_model(kind, vocab_size=len(words), num_hidden_layers=layers, **{**sizes, **ends, **more})
+    return AutoModelForCausalLM.from_config(config)
 
 
-def save(folder: Path, family: str = "qwen2") -> Path:
-    """A folder with a random Llama and a tokenizer."""
+def save(folder: Path, family: str = "qwen2", **more: Any) -> Path:
+    """A folder with a random model (`more`: see `model`) and a tokenizer."""
     words = tokenizer(family)
-    model(words).save_pretrained(folder)
+    model(words, **more).save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
 
@@ -131,13 +132,15 @@ def one_thread(monkeypatch):
 
 
 def gguf(folder: Path, **more: Any) -> Path:
-    """A GGUF of the Llama with one token a byte in `folder` (`save`), beside its weights; `more`: further metadata."""
+    """A GGUF of the model with one token a byte in `folder` (`save`), all weights 0, beside its own; `more`: metadata."""
     import gguf
+    import numpy as np
     from safetensors.numpy import load_file
     from transformers import AutoConfig, AutoTokenizer
 
     config, words = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    writer = gguf.GGUFWriter(path := folder / "model.gguf", "llama")
+    kind = config.model_type.removesuffix("_text")
+    writer = gguf.GGUFWriter(path := folder / "model.gguf", kind)
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -145,9 +148,14 @@ def gguf(folder: Path, **more: Any) -> Path:
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if head := getattr(config, "head_dim", None):
+        writer.add_key_length(head)
+        writer.add_value_length(head)
+    if window := getattr(config, "sliding_window", None):
+        writer.add_sliding_window(window)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("default")
-    tokens = words.convert_ids_to_tokens(range(len(words)))
+    tokens = words.convert_ids_to_tokens(range(config.vocab_size))
     writer.add_token_list(tokens)
     control = set(words.all_special_tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if t in control else gguf.TokenType.NORMAL for t in tokens])
@@ -156,9 +164,10 @@ def gguf(folder: Path, **more: Any) -> Path:
     writer.add_chat_template(words.chat_template)
     for key, value in more.items():
         (writer.add_int32 if isinstance(value, int) else writer.add_float32)(key.replace("__", "."), value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    arch = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    names = gguf.get_tensor_name_map(arch, config.num_hidden_layers)
     for name, array in load_file(folder / "model.safetensors").items():
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), array)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight", ".bias")), np.zeros_like(array))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

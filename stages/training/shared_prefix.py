@@ -103,17 +103,40 @@ class Collator:
         }, mask
 
 
-def visible(end: torch.Tensor, attention: str) -> Any:
-    """Attention mask of a forest from its `end`, [N]: boolean [1, 1, N, N] for sdpa, a BlockMask for flex attention."""
+def visible(end: torch.Tensor, depth: torch.Tensor, window: int | None, attention: str) -> Any:
+    """Attention mask of a forest: boolean [1, 1, N, N] for sdpa, a BlockMask for flex attention.
+
+    Args:
+        end, depth: of the forest, [N].
+        window: of its row, how many tokens a token sees, itself included; None: all before it.
+    """
+
+    def sees(batch: Any, head: Any, i: Any, j: Any) -> Any:
+        own = (j <= i) & (i < end[j])
+        return own if window is None else own & (depth[i] - depth[j] < window)
+
     if attention == "flex_attention":
         from torch.nn.attention.flex_attention import create_block_mask
 
-        def sees(batch: Any, head: Any, i: Any, j: Any) -> Any:
-            return (j <= i) & (i < end[j])
-
         return create_block_mask(sees, None, None, len(end), len(end), device=str(end.device))
     i = torch.arange(len(end), device=end.device)
-    return ((i[None, :] <= i[:, None]) & (i[:, None] < end[None, :]))[None, None]
+    return sees(None, None, i[:, None], i[None, :])[None, None]
+
+
+def windows(model: Any) -> dict[str | None, int | None]:
+    """The window of each kind of layer, None for full attention; key None where the model's body takes one mask for all.
+
+    Raises:
+        UserError: the attention takes no mask of one's own.
+    """
+    config = model.config.get_text_config()
+    window, kinds = getattr(config, "sliding_window", None), set(getattr(config, "layer_types", None) or ())
+    if other := sorted(kinds - {"full_attention", "sliding_attention"}) or {config._attn_implementation} - {*ATTENTION}:
+        raise UserError(f"train.rows: shared needs full or sliding attention by {' or '.join(ATTENTION)}, the model has "
+                        f"{min(other)}; set train.rows=separate")  # fmt: skip
+    if "sliding_attention" in kinds:
+        return {kind: window if kind == "sliding_attention" else None for kind in kinds}
+    return {None: None if kinds else window}
 
 
 def share(model: Any) -> None:
@@ -122,16 +145,9 @@ def share(model: Any) -> None:
     Its body then returns, in place of hidden states by row and position, those of the replies' tokens, [R, W + 1, hidden].
 
     Raises:
-        UserError: its attention takes no mask of one's own.
+        UserError: see `windows`.
     """
-    config = model.config.get_text_config()
-    partial = [kind for kind in getattr(config, "layer_types", None) or [] if kind != "full_attention"]
-    if not partial and getattr(config, "sliding_window", None):
-        partial = ["sliding_attention"]
-    if partial or config._attn_implementation not in ATTENTION:
-        what = partial[0] if partial else config._attn_implementation
-        raise UserError(f"train.rows: shared needs full attention by {' or '.join(ATTENTION)}, the model has {what}; "
-                        "set train.rows=separate")  # fmt: skip
+    attention, by_kind = model.config.get_text_config()._attn_implementation, windows(model)
     body = model.base_model
     plain = body.forward
 
@@ -141,7 +157,8 @@ def share(model: Any) -> None:
             return plain(*args, **kwargs)
         depth, end, where = (kwargs.pop(f"forest_{name}") for name in ("depth", "end", "where"))
         kwargs |= {"input_ids": forest_ids, "position_ids": depth, "use_cache": False}
-        found = plain(**{**kwargs, "attention_mask": visible(end, config._attn_implementation)})
+        masks = {kind: visible(end, depth[0], window, attention) for kind, window in by_kind.items()}
+        found = plain(**{**kwargs, "attention_mask": masks.get(None, masks)})
         found.last_hidden_state = found.last_hidden_state[0][where]
         return found
 

@@ -3,6 +3,7 @@
 Metadata (tokenizer, sizes) come from a template GGUF of the same model; the tensors and the chat template are the folder's.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 CHAT = "tokenizer.chat_template"
+NONE = "set base_model.gguf and train.gguf to none, and transformers serve serves the folder"
 
 
 @contextmanager
@@ -41,11 +43,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, "np.ndarray[Any, Any]"]]:
                 yield name, f.get_tensor(name).to(torch.float32).numpy()
 
 
-def _rotary(x: "np.ndarray[Any, Any]", heads: int) -> "np.ndarray[Any, Any]":
-    """llama.cpp's order of rotary pairs: [heads * d, in] rows interleaved instead of split in halves."""
-    return x.reshape(heads, 2, x.shape[0] // heads // 2, *x.shape[1:]).swapaxes(1, 2).reshape(x.shape)
-
-
 def _copy_metadata(reader: Any, writer: Any, chat: Path) -> None:
     """Give `writer` all metadata of `reader` but the architecture, which it has, the file type, and the chat template.
 
@@ -64,26 +61,61 @@ def _copy_metadata(reader: Any, writer: Any, chat: Path) -> None:
         writer.add_chat_template(chat.read_text("utf-8"))
 
 
-def _llama_tensors(folder: Path, reader: Any, template: Path) -> "Iterator[tuple[str, np.ndarray[Any, Any]]]":
-    """(name in GGUF, float32 array) of every tensor of a Llama. Raises UserError if they are not those of the template."""
-    import gguf
+def _undone(array: "np.ndarray[Any, Any]", name: str, shape: tuple[int, ...], processor: Any) -> "np.ndarray[Any, Any]":
+    """`array` of `shape`, with what transformers does to the tensor `name` when it reads a GGUF undone.
 
-    heads, kv_heads, blocks = (
-        int(reader.fields[f"llama.{name}"].contents())
-        for name in ("attention.head_count", "attention.head_count_kv", "block_count")
-    )
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, blocks)
-    missing = {t.name for t in reader.tensors}
-    expected = frozenset(missing)
+    transformers has such a step for each architecture (`TENSOR_PROCESSORS`), but not its inverse. A step puts the values in
+    another order and adds a constant; what it makes of zeros and of numbers tells both.
+
+    Raises:
+        ValueError: it does something else.
+    """
+    import numpy as np
+
+    def read(values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+        return np.asarray(processor.process(values, name=name, parsed_parameters={"tensors": {}}).weights)
+
+    zeros = np.broadcast_to(np.float32(0), shape)
+    if (of_zeros := read(zeros)) is zeros:
+        return array.reshape(shape)
+    added = of_zeros.flat[0]
+    order = (read(np.arange(array.size, dtype=np.float64).reshape(shape)) - added).ravel()
+    if not np.array_equal(np.sort(order), np.arange(array.size)):
+        raise ValueError("it is changed by more than its order and a constant")
+    made = np.empty(array.size, np.float32)
+    made[order.astype(np.int64)] = array.ravel() - added
+    return made.reshape(shape)
+
+
+def _named_tensors(folder: Path, reader: Any, template: Path) -> "Iterator[tuple[str, np.ndarray[Any, Any]]]":
+    """(name in GGUF, float32 array as llama.cpp has it) of every tensor.
+
+    Raises:
+        UserError: transformers reads no GGUF of this architecture; tensors that are not those of the template.
+    """
+    import gguf
+    from transformers import AutoConfig
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES, TENSOR_PROCESSORS, TensorProcessor
+
+    architecture = str(reader.fields["general.architecture"].contents())
+    known = {name: key for key, name in gguf.MODEL_ARCH_NAMES.items() if name in GGUF_SUPPORTED_ARCHITECTURES}
+    if architecture not in known:
+        raise UserError(f"{template}: transformers reads no GGUF of architecture {architecture}; {NONE}")
+    names = gguf.get_tensor_name_map(known[architecture], int(reader.fields[f"{architecture}.block_count"].contents()))
+    processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(AutoConfig.from_pretrained(folder).to_dict())
+    expected = {t.name: tuple(map(int, reversed(t.shape))) for t in reader.tensors}
+    missing = {name for name in expected if not name.startswith("rope_freqs")}
     for name, array in _tensors(folder):
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None or target not in expected:
+        if target is None or target not in expected or array.size != math.prod(expected[target]):
             raise UserError(f"{folder}: tensor {name} has no place in {template}; are they the same model?")
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            array = _rotary(array, heads if name.endswith("q_proj.weight") else kv_heads)
+        try:
+            array = _undone(array, target, expected[target], processor)
+        except ValueError as e:
+            raise UserError(f"{folder}: tensor {name} cannot be written as {architecture}: {e}; {NONE}") from None
         missing.discard(target)
         yield target, array
-    if missing := {n for n in missing if not n.startswith("rope_freqs")}:
+    if missing:
         raise UserError(f"{folder}: lacks {len(missing)} tensors of {template}, for instance {min(missing)}")
 
 
@@ -91,7 +123,7 @@ def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
     """Write the weights in `folder` to `out` with the metadata of `template`.
 
     Args:
-        folder: Hugging Face folder of the Llama architecture (SmolLM2, Llama, Mistral).
+        folder: Hugging Face folder of an architecture that both transformers and gguf know (Llama, Qwen2, Gemma 3).
         template: GGUF of the same model, any quantisation.
         kind: Q8_0, F16 or BF16, for all matrices; vectors stay float32.
     Raises:
@@ -101,14 +133,11 @@ def export(folder: Path, template: Path, out: Path, kind: str = "Q8_0") -> None:
 
     with plain_arrays():
         reader = gguf.GGUFReader(template)
-    architecture = str(reader.fields["general.architecture"].contents())
-    if architecture != "llama":
-        raise UserError(f"{template}: GGUF export knows the llama architecture, not {architecture}; serve it by URL")
-    writer = gguf.GGUFWriter(out, architecture)
+    writer = gguf.GGUFWriter(out, str(reader.fields["general.architecture"].contents()))
     _copy_metadata(reader, writer, folder / "chat_template.jinja")
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{kind}"])
     quantisation = gguf.GGMLQuantizationType[kind]
-    for name, array in _llama_tensors(folder, reader, template):
+    for name, array in _named_tensors(folder, reader, template):
         if array.ndim == 1:
             writer.add_tensor(name, array)
         else:

@@ -48,6 +48,9 @@ NOT_RUN = {
         "DVC_STUDIO_OFFLINE=true dvc exp run --queue -S 'roles.inducer_temp=0.0,0.5'",
     ),
     "plans 3,210 trees, a minute: tests/tools/test_preset.py plans a smaller preset": ("make plan PRESET=paper",),
+    "is the whole pipeline on a model of half a GB: test_base_model.py joins parts, tests/weights/test_gguf.py has Qwen2": (
+        "dvc exp run --name local-0.5b $(python -m stages.tools.preset local-0.5b)",
+    ),
     "asks a paid API, wants a GPU": (
         "dvc exp run --name paper $(python -m stages.tools.preset paper)",
         "dvc exp run --name paper-b $(python -m stages.tools.preset paper) -S dpo.beta=0.1",
@@ -98,7 +101,7 @@ ABSENT = {
 
 def split(line: str) -> list[list[str]]:
     """The commands of a line that `&&`, `;`, `|` join, each as its words, without variables set for it and redirections."""
-    filled = re.sub(r"\$\(python -m stages\.tools\.preset (\w+)\)", lambda m: shlex.join(preset.words(m[1])), line)
+    filled = re.sub(r"\$\(python -m stages\.tools\.preset ([\w.-]+)\)", lambda m: shlex.join(preset.words(m[1])), line)
     lexer = shlex.shlex(filled, posix=True, punctuation_chars=True)
     lexer.whitespace_split = True
     found: list[list[str]] = [[]]

