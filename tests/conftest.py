@@ -224,6 +224,7 @@ class Project:
                 params.roles[key] = "scripted:tiny"
         for section in ("generator", "user", "judge"):
             params[section].model = "scripted:tiny"
+        params.extract_pairs.groups = "data/import/groups"  # none
         params.converse.probes = 0  # tests count what conversations ask
         params.extract_pairs.filters.recalled = None  # the scripted replies speak of nothing
         params.llm.endpoints = {"scripted": {"base_url": url, "deadline_s": 5.0}}

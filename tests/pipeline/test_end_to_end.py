@@ -23,6 +23,7 @@ SMALL = {
     # eight pairs at the most, and the engine says other things on every machine: none shall be dropped for how it is said
     **{f"extract_pairs.filters.{name}": None for name in ("length_ratio", "similarity", "repetition", "loops", "recalled")},
     "extract_pairs.filters.confused": False,
+    "extract_pairs.most_groups": 2,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
     "sft.num_train_epochs": 1,
