@@ -1,7 +1,8 @@
 """Training rows from groups of users: pairs alike in style and message, which only the history tells apart.
 
 In a group every user's history ends with the same message. The reply tailored to a user is chosen over each of the replies
-tailored to the others, so whatever a reply is worth in itself is chosen as often as it is rejected.
+tailored to the others, so whatever a reply is worth in itself is chosen as often as it is rejected. In a step of training
+that cancels only among all pairs of a group; rows name their `crossed_group`, and batches hold it whole (training/order.py).
 """
 
 from pathlib import Path
@@ -41,7 +42,8 @@ def add_rows(data: Data, found: list[Record], system: list[Message], val_share: 
             prompt = [*system, *user["history"], {"role": "user", "content": g["message"]}]
             own = reply(user["reply"])
             others = [reply(u["reply"]) for u in g["users"] if u["id"] != user["id"]]
-            data[f"sft_{part}"].append({"prompt": prompt, "completion": own})
-            data[f"pairs_{part}"] += [{"prompt": prompt, "chosen": own, "rejected": r, "kind": KIND} for r in others]
+            data[f"sft_{part}"].append({"prompt": prompt, "completion": own, "crossed_group": g["group"]})
+            row = {"prompt": prompt, "chosen": own, "kind": KIND, "crossed_group": g["group"]}
+            data[f"pairs_{part}"] += [{**row, "rejected": other} for other in others]
             rows = {"sft": rows["sft"] + 1, "pairs": rows["pairs"] + len(others)}
     return {"groups": len(found), "held_out": held, **rows}

@@ -73,8 +73,8 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rul
         rule: for longer ones: `drop` the row, or `cut_oldest` exchanges of its prompt (never its end, never the system
             prompt) until it fits, and drop it where it cannot.
     Returns:
-        rows, each `<key>_ids` for every key, `conversation`, a name that the rows of one conversation share, and the `kind`
-        of a pair that has one; and counts.
+        rows, each `<key>_ids` for every key, `conversation`, a name that the rows of one conversation share, or of one
+        `crossed_group` where rows have that, and the `kind` of a pair that has one; and counts.
     Raises:
         UserError: file:line of a row that is none or that the chat template cannot take; no row left.
     """
@@ -91,7 +91,8 @@ def read(path: Path, keys: tuple[str, ...], tokenizer: Any, max_length: int, rul
             continue
         first = next((i for i, m in enumerate(row["prompt"]) if m["role"] == "user"), len(row["prompt"]) - 1)
         kind = {"kind": value["kind"]} if "chosen" in keys and isinstance(value.get("kind"), str) else {}
-        rows.append({**ids, "conversation": digest(row["prompt"][: first + 1])[:12], **kind})
+        together = value.get("crossed_group") or row["prompt"][: first + 1]
+        rows.append({**ids, "conversation": digest(together)[:12], **kind})
         cut += was_cut
     if not rows:
         raise UserError(f"{path}: no row to train on ({dropped} are longer than train.max_length = {max_length})")

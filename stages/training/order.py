@@ -7,18 +7,26 @@ from collections.abc import Sequence
 def by_conversation(conversations: Sequence[str], size: int, seed: int, epoch: int) -> list[int]:
     """Row numbers for batches of `size` whose rows share prefixes.
 
-    The rows of a conversation come one after another, and in one batch where they fit. `conversations`: of each row.
+    The rows of a conversation are in one batch where they fit, and beside others that leave least room; what fills no batch
+    comes in batches of its own. `conversations`: of each row.
     """
     rng = random.Random(f"{seed} {epoch}")
     groups: dict[str, list[int]] = {}
     for i, conversation in enumerate(conversations):
         groups.setdefault(conversation, []).append(i)
-    waiting = rng.sample(list(groups.values()), len(groups))
-    found: list[int] = []
-    while waiting:
-        room = size - len(found) % size
-        found += waiting.pop(next((i for i, group in enumerate(waiting) if len(group) <= room), 0))
-    return found
+    batches: list[list[int]] = []
+    begun: dict[int, list[list[int]]] = {room: [] for room in range(1, size)}  # by the room that is left
+    for group in rng.sample(list(groups.values()), len(groups)):
+        whole = len(group) // size * size
+        batches += [group[i : i + size] for i in range(0, whole, size)]
+        if rows := group[whole:]:
+            room = next((r for r in range(len(rows), size) if begun[r]), size)
+            batch = [*(begun[room].pop() if room < size else []), *rows]
+            (begun[size - len(batch)] if len(batch) < size else batches).append(batch)
+    rest = [i for room in begun.values() for batch in room for i in batch]
+    batches += [rest[i : i + size] for i in range(0, len(rest), size)]
+    last = batches.pop() if len(batches[-1]) < size else []
+    return [i for batch in [*rng.sample(batches, len(batches)), last] for i in batch]
 
 
 def by_length(lengths: Sequence[int], size: int, seed: int, epoch: int) -> list[int]:

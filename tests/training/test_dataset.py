@@ -70,6 +70,17 @@ def test_rows_of_pairs_share_their_prompt(tokenizer, rows):
     assert len({r["conversation"] for r in found}) == 2 and not any("kind" in r for r in found)
 
 
+def test_the_rows_of_a_crossed_group_are_one_conversation(tmp_path):
+    path, rows = tmp_path / "rows.jsonl", []
+    for text, group in (("I fish.", "g1"), ("I bake.", "g1"), ("I swim.", None)):
+        row = {"prompt": [tiny.message("user", text)], "completion": [tiny.message("assistant", "Good.")]}
+        rows.append({**row, "crossed_group": group} if group else row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found, _ = read(path, ("prompt", "completion"), tiny.tokenizer(), 100, "drop")
+    names = [row["conversation"] for row in found]
+    assert names[0] == names[1] != names[2]
+
+
 def test_a_pair_keeps_its_kind(tmp_path):
     path = tmp_path / "pairs.jsonl"
     row = tiny.conversations(1, 1)[0]

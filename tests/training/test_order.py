@@ -19,6 +19,15 @@ def test_a_conversation_is_whole_in_a_batch():
     assert all(len({conversations[i] for i in drawn[n : n + SIZE]}) == 1 for n in range(0, 40, SIZE))
 
 
+def test_what_fills_a_batch_stays_whole_beside_smaller_conversations():
+    conversations = [f"group {n // 12}" for n in range(120)] + [f"talk {n // 4}" for n in range(18)] + ["long"] * 30
+    drawn = [conversations[i] for i in order.by_conversation(conversations, 12, 1, 0)]
+    batches = [drawn[n : n + 12] for n in range(0, len(drawn), 12)]
+    assert sorted(drawn) == sorted(conversations)
+    assert sum(len(set(b)) == 1 and b[0].startswith("group") for b in batches) == 10
+    assert sum(set(b) == {"long"} for b in batches) == 2 and sum("long" in b for b in batches) == 3
+
+
 def test_like_lengths_are_in_a_batch_and_the_short_batch_is_last():
     lengths = [5 + n % 7 for n in range(42)]
     drawn = [lengths[i] for i in order.by_length(lengths, SIZE, 1, 0)]
