@@ -73,12 +73,12 @@ def save(source: str, revision: str, dtype: str, out: Path, gguf_file: str | Non
     from stages.weights.gguf import plain_arrays
 
     from_where = {"revision": revision or None, "gguf_file": gguf_file}
-    how = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+    how = {"dtype": getattr(torch, dtype)}
     if gguf_file:
         how["quantization_config"] = GgufConfig(dequantize=True)
     try:
         with plain_arrays():
-            model = AutoModelForCausalLM.from_pretrained(source, **how, **from_where)
+            model = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True, **how, **from_where)
             tokenizer = AutoTokenizer.from_pretrained(source, **from_where)
     except (OSError, ValueError) as e:
         raise UserError(f"base_model.source: {source} cannot be loaded: {one_line(e)}") from None

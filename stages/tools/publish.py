@@ -67,8 +67,9 @@ class Run:
 
     @property
     def trees(self) -> list[Path]:
-        """Files of the trees."""
-        return jsonl_files(*map(Path, self.sources))
+        """Files of the trees; groups of users among the sources are none."""
+        groups = self.params("extract_pairs")["extract_pairs"].get("groups")
+        return jsonl_files(*(Path(path) for path in self.sources if path != groups))
 
     @property
     def pairs(self) -> dict[str, Path]:

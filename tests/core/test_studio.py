@@ -95,7 +95,19 @@ def ours(tmp_path_factory, recorder):
     jsonl(here / "data/sft/train.jsonl", rows)
     jsonl(here / "data/sft/val.jsonl", rows[:1])
     commit(here, "stages")
-    sh(here, "dvc", "exp", "run", "--name", "first", "-S", "sft.learning_rate=0.002", **recorder.env)
+    sh(
+        here,
+        "dvc",
+        "exp",
+        "run",
+        "--name",
+        "first",
+        "-S",
+        "sft.num_train_epochs=3",
+        "-S",
+        "sft.learning_rate=0.002",
+        **recorder.env,
+    )
     yield project, list(recorder.events)
     server.stop()
 

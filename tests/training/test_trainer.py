@@ -82,7 +82,7 @@ def test_train_dtype_decides_whatever_the_launcher_says(monkeypatch):
 def test_settings_go_to_trl_and_those_of_the_stage_before_those_of_train():
     made = config(train__weight_decay=0.1, train__max_grad_norm=0.5, sft__max_grad_norm=2.0)
     assert (made.weight_decay, made.max_grad_norm, made.warmup_steps) == (0.1, 2.0, 0.1)
-    assert (made.lr_scheduler_type, made.num_train_epochs, made.save_steps, made.seed) == ("cosine", 3, 25, 1)
+    assert (made.lr_scheduler_type, made.num_train_epochs, made.save_steps, made.seed) == ("cosine", 1, 25, 1)
     assert made.max_length is None and made.completion_only_loss and not made.gradient_checkpointing
     made = config("dpo", dpo__beta=0.2, dpo__loss_type=["sigmoid", "sft"], dpo__loss_weights=[1.0, 0.5])
     assert (made.beta, made.loss_type, made.loss_weights) == (0.2, ["sigmoid", "sft"], [1.0, 0.5])
