@@ -19,6 +19,7 @@ from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, jsonl_files, read_jsonl, read_text, replacing
 from stages.core.params import load_yaml
 from stages.dialogue import tree
+from stages.evaluation.crossed import TIE
 from stages.text import groups
 
 TEMPLATE = Path(__file__).with_name("browse.html")
@@ -192,7 +193,7 @@ def chosen(matrix: list[list[float]]) -> list[list[int]]:
     """For each user i the replies with the greatest L[i, j] less the mean of column j: evaluation/crossed.py, `top1`."""
     means = [sum(column) / len(matrix) for column in zip(*matrix, strict=True)]
     margins = [[x - mean for x, mean in zip(row, means, strict=True)] for row in matrix]
-    noise = 1e-9 * max(abs(x) for row in matrix for x in row)
+    noise = TIE * max(abs(x) for row in matrix for x in row)
     return [[j for j, x in enumerate(row) if x >= max(row) - noise] for row in margins]
 
 

@@ -20,6 +20,7 @@ from stages.core.files import Record, jsonl_files, read_jsonl, read_text
 from stages.core.tables import text
 from stages.tools.against import git
 from stages.tools.blocks import cell
+from stages.tools.browse import used_trees
 from stages.weights.card import PAPER, about
 
 FOLDER = Path("results/publish")
@@ -67,9 +68,8 @@ class Run:
 
     @property
     def trees(self) -> list[Path]:
-        """Files of the trees; groups of users among the sources are none."""
-        groups = self.params("extract_pairs")["extract_pairs"].get("groups")
-        return jsonl_files(*(Path(path) for path in self.sources if path != groups))
+        """Files of the trees."""
+        return jsonl_files(*sorted(used_trees(self.params("extract_pairs"))))
 
     @property
     def pairs(self) -> dict[str, Path]:
