@@ -57,17 +57,18 @@ def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) ->
 
     kind, settings = (SFTTrainer, SFTConfig) if stage == "sft" else (DPOTrainer, DPOConfig)
     keys = ("prompt", "completion") if stage == "sft" else ("prompt", "chosen", "rejected")
-    model = AutoModelForCausalLM.from_pretrained("models/base", dtype=torch.float32, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(a.weights, dtype=getattr(torch, a.dtype), use_safetensors=True)
     lora: LoraConfig = adapter(shared_settings(), model)
     trainer = kind(
         model,
         args=settings(
-            output_dir=folder, num_train_epochs=1, learning_rate=a.rate, per_device_train_batch_size=2,
-            gradient_accumulation_steps=a.turns * a.a_step // 2, seed=a.seed, max_length=4096, bf16=False,
+            output_dir=folder, num_train_epochs=1, learning_rate=a.rate, per_device_train_batch_size=a.batch,
+            gradient_accumulation_steps=a.turns * a.a_step // a.batch, seed=a.seed, max_length=4096,
+            bf16=a.dtype == "bfloat16", use_cpu=not torch.cuda.is_available(),
             report_to="none", disable_tqdm=True, lr_scheduler_type="cosine", logging_steps=1, save_strategy="no",
         ),
         train_dataset=Dataset.from_list([{k: r[k] for k in keys} for r in rows]),
-        processing_class=AutoTokenizer.from_pretrained("models/base"),
+        processing_class=AutoTokenizer.from_pretrained(a.weights),
         peft_config=lora,
     )  # fmt: skip
     start = time.monotonic()
@@ -96,13 +97,14 @@ def ours(form: str, stage: str, rows: list[Record], a: argparse.Namespace, folde
     module, kind = (sft, trainer.SftTrainer) if stage == "sft" else (dpo, trainer.DpoTrainer)
     p = params.load(stage, module.Params)
     shared = form != "separate"
-    size = a.turns if shared else 2
+    size = a.turns if shared else a.batch
     section = getattr(p, stage).model_copy(update={
         "seed": a.seed, "num_train_epochs": 1, "learning_rate": a.rate, "per_device_train_batch_size": size,
         "gradient_accumulation_steps": a.turns * a.a_step // size, "warmup_steps": 0.0,
     })  # fmt: skip
-    p = p.model_copy(update={"train": shared_settings(rows="shared" if shared else "separate"), stage: section})
-    policy, tokenizer = models.load(Path("models/base"), p.train)
+    settings = shared_settings(rows="shared" if shared else "separate", dtype=a.dtype, attn_implementation=a.attention)
+    p = p.model_copy(update={"train": settings, stage: section})
+    policy, tokenizer = models.load(a.weights, p.train)
     file = Path(folder) / "rows.jsonl"
     write_jsonl(file, rows)
     tokens, _ = read(file, module.KEYS, tokenizer, 4096, "drop")
@@ -175,6 +177,7 @@ def main() -> None:
     )
     p.add_argument("--child", nargs=2, metavar=("FORM", "STAGE"), help=argparse.SUPPRESS)
     a = p.parse_args()
+    a.weights, a.dtype, a.attention, a.batch = Path("models/base"), "float32", "sdpa", 2  # benchmarks/gpu.py has others
     if a.child:
         child(*a.child, a)
         return
