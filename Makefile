@@ -26,15 +26,10 @@ plan: setup
 smoke: setup
 	dvc exp run --name smoke $$(python -m stages.tools.preset smoke)
 
-# in a folder of its own, so that the workspace stays; killed and started again, it goes on with what it has
+# experiments in folders of their own, so that the workspace stays; killed and started again, it goes on with what it has
 study: setup
-	dvc exp remove --quiet study 2>/dev/null || true
-	ANSWER_LATER=1 dvc exp run --temp --name study $$(python -m stages.tools.preset study)
-	made=$$(git for-each-ref --sort=-committerdate --count=1 --format='%(objectname)' 'refs/exps/*/*/study'); \
-	  for stage in eval sft dpo; do git show $$made:results/$$stage.json > .cache/study_$$stage.json || exit 1; done
-	mv .cache/study_eval.json docs/study.json
-	mv .cache/study_sft.json .cache/study_dpo.json docs
-	@python -m stages.evaluation.answer docs/study.json
+	ANSWER_LATER=1 python -m stages.tools.study
+	@python -m stages.evaluation.answer docs/results/eval.json
 
 rehearsal: setup
 	python -m benchmarks.rehearsal

@@ -1,9 +1,9 @@
-"""Training on a GPU: tokens a second and share of the card's bf16 peak, ours beside plain TRL, for the default model and a 1B.
+"""Training on a GPU: tokens a second and share of the card's bf16 peak, ours beside plain TRL, for the default model and 1B.
 
 The rows are those of benchmarks/train.py, a tree of 10 turns a step, in bfloat16. Rate: tokens of the rows as TRL computes
 them, one row a reply, over the median time of a step, so that a form which computes less is faster by it. Share of peak:
-floating-point operations of the form's own step, counted by torch (for flex attention, which it cannot count, those of sdpa),
-over that time and the card's dense bf16 peak.
+floating-point operations of the form's own step, counted by torch (of flex attention, which it cannot count, those of sdpa's
+step), over that time and the card's dense bf16 peak.
 
 Run: python -m benchmarks.gpu (needs a GPU and models/base; --steps, --forms, --sizes and --stages change it)
 """

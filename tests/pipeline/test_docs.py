@@ -592,37 +592,6 @@ def test_evaluation(tmp_path):
 
 
 @pytest.mark.slow
-def test_study(tmp_path):
-    """The page's table and text give the numbers of docs/study.json."""
-    here = linked(tmp_path)
-    page, result = section("study"), json.loads((ROOT / "docs/study.json").read_text())
-    (printed,) = walk(here, "study").values()
-
-    def gained(gain: dict) -> str:
-        return "{:+.2f} ({:+.2f} to {:+.2f})".format(gain["difference"], *gain["ci"])
-
-    for name in set(result["models"]) - {"retrieval"}:
-        m, later = result["models"][name], result["models"][name]["recognition"]["later"]
-        gains = result["vs_base"].get(name, {}).get("recognition_later")
-        reply, new, recalls = (gained(gains[k]) if gains else "" for k in ("reply", "new", "recalls"))
-        cells = [name, f"{m['al_mean']:.2f}", f"{later['reply']['mean']:.2f}", reply, f"{later['new']['mean']:.2f}", new]
-        cells += [
-            f"{m['degeneration']['loops']:.0%}".replace("%", " %"),
-            f"{later['recalls']['mean']:.0%}".replace("%", " %"),
-        ]
-        assert f"| {' | '.join([*cells, recalls])} |" in page, name
-        assert f" {m['degeneration']['loops']:.2f} " in printed.stdout
-    over = result["models"]["dpo"]["recognition"]["over_no_memory"]
-    row = ["dpo less dpo_no_memory", "", "", gained(over["reply"]), "", gained(over["new"]), "", "", gained(over["recalls"])]
-    assert " ".join(f"| {' | '.join(row)} |".split()) in " ".join(page.split())
-    seen = result["recognition"]
-    for value in (seen["chance_mrr"], seen["from_user_message"]["mrr_mean"], seen["from_user_turns"]["mrr_mean"]):
-        assert f" {value:.2f}" in page
-    later = {name: result["models"][name]["recognition"]["new_mrr"] for name in ("dpo", "base")}
-    assert "({dpo[3]:.2f} against {base[3]:.2f})".format(**later) in page
-
-
-@pytest.mark.slow
 def test_add_a_stage(server, tmp_path):
     here = tmp_path / "repo"
     repository(here, server.url, "seed_personas", arms=("base", "dpo"))

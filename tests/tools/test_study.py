@@ -1,0 +1,93 @@
+"""The study: which experiments it runs, and tables whose figures come group by group from docs/results/runs.jsonl."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from stages.core.cli import UserError
+from stages.tools import preset, study
+
+
+def line(label: str, right: list[float], run: str = "r", **more) -> dict:
+    groups = {f"g{n}": {"pair_accuracy": value, "top1": value / 2, "no_history": 0.5} for n, value in enumerate(right)}
+    return {"machine": "here", "run": run, "label": label, "seed": 1, "pairs": 7, "held_out": 0.75, "groups": groups, **more}
+
+
+def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = {name: (words, arms) for name, words, arms in study.experiments()}
+    assert list(found) == ["study", *sorted(p.stem for p in (ROOT / "presets/study").glob("*.yaml"))]
+    whole, _ = found["study"]
+    assert whole == preset.words("study")
+    for words, arms in found.values():
+        assert words[: len(whole)] == whole and set(arms) <= {"base", "sft", "dpo", "dpo2", "oracle"}
+    assert "extract_pairs.trees='data/natural/trees.jsonl'" in found["uninformed"][0]
+
+
+def test_seeds_are_averaged_by_group_and_compared_with_base():
+    lines = [line("base", [0.5] * 8), line("dpo", [0.75] * 8), line("dpo", [0.85] * 4 + [0.65] * 4, "r-2")]
+    base, dpo = study.models(lines, "here")
+    assert base["value"] == 0.5 and "gain" not in base
+    assert (
+        dpo["seeds"] == 2
+        and dpo["held_out"] == 0.75
+        and dpo["value"] == 0.75
+        and dpo["top1"] == 0.375
+        and dpo["no_history"] == 0.5
+    )
+    assert dpo["gain"]["value"] == 0.25 and dpo["gain"]["ci"][0] > 0.2
+    assert dpo["gain"]["p"] == dpo["gain"]["p_holm"] == pytest.approx(2 / 2**8, abs=1e-6)
+    assert study.models(lines, "elsewhere") == []
+
+
+def test_a_difference_is_on_the_groups_that_both_have():
+    first, second = {"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.5, "b": 0.5, "x": 1.0}
+    assert study.gain(first, second)["value"] == 0.25
+
+
+def test_p_is_corrected_over_the_labels():
+    lines = [line("base", [0.5] * 4), *(line(f"dpo, {n}", [0.75] * 4) for n in range(3))]
+    assert [entry["gain"]["p_holm"] for entry in study.models(lines, "here")[1:]] == pytest.approx([3 * 2 / 2**4] * 3)
+
+
+def test_the_curve_goes_from_nothing_to_the_whole_history():
+    def readings(first: float, whole: float) -> dict:
+        values = {"no_history": 0.5, "first_2": whole, "first_1": first, "last_1": 0.1, "history": whole}
+        return {reading: {"g0": value, "g1": value} for reading, value in values.items()}
+
+    both = {"base": readings(0.6, 0.7), "dpo": readings(0.7, 0.9)}
+    lines = [{"machine": "here", "label": label, "readings": of} for label, of in both.items()]
+    found = study.curves(lines, "here")
+    assert [entry["seen"] for entry in found] == ["0", "1", "2", "all"]
+    assert [entry["dpo"] for entry in found] == [0.5, 0.7, 0.9, 0.9]
+    assert [entry["gain"]["value"] for entry in found] == [0.0, 0.1, 0.2, 0.2]
+    assert study.curves([], "here") == []
+
+
+def test_an_experiment_becomes_lines(monkeypatch):
+    flat, told = np.zeros((2, 2)).tolist(), np.eye(2).tolist()
+    row = {
+        "group": "g",
+        "pair_accuracy": 1.0,
+        "top1": 1.0,
+        "log_probs": {"history": told, "no_history": flat, "first_1": told},
+    }
+    monkeypatch.setattr(study, "at", lambda revision, path: json.dumps(row) + "\n")
+    (seed,) = study.lines_of("seed-3", ["dpo"], {"dpo": 9}, {"dpo": 0.6}, "abc")
+    assert (seed["label"], seed["seed"], seed["pairs"], seed["held_out"]) == ("dpo", 3, 9, 0.6)
+    assert seed["groups"] == {"g": {"pair_accuracy": 1.0, "top1": 1.0, "no_history": 0.5}}
+    (other,) = study.lines_of("uninformed", ["sft"], {}, {}, "abc")
+    assert (other["label"], other["seed"], other["pairs"]) == ("sft, uninformed", 1, None)
+    (curve,) = study.lines_of("curve", ["base"], {}, {}, "abc")
+    assert (
+        curve["readings"] == {"history": {"g": 1.0}, "no_history": {"g": 0.5}, "first_1": {"g": 1.0}}
+        and "groups" not in curve
+    )
+
+
+def test_an_experiment_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match="no experiment 'nothing'; `make study` runs it"):
+        study.revision("nothing")
