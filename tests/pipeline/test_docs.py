@@ -592,6 +592,12 @@ def test_evaluation(tmp_path):
 
 
 @pytest.mark.slow
+def test_results(tmp_path):
+    (printed,) = walk(linked(tmp_path), "results").values()
+    assert "| pairs right |" in printed.stdout and printed.stdout.split("\n\n")[0] in section("results")
+
+
+@pytest.mark.slow
 def test_add_a_stage(server, tmp_path):
     here = tmp_path / "repo"
     repository(here, server.url, "seed_personas", arms=("base", "dpo"))
