@@ -43,13 +43,18 @@ def stands(quote: str, said: list[str]) -> bool:
     return len(wanted) >= LEAST and any(wanted in normalised(text) for text in said)
 
 
+@lru_cache(maxsize=1000)  # a message is read again at every later turn
+def _folded(text: str) -> str:
+    return " ".join(text.split())
+
+
 def messages(prompt: Prompt, items: list[str], history: list[Message], part: str = "last") -> list[Message]:
     """Chat that asks which of `items` the last message of `history`, the user's, shows; with part `mentions`, which ones the
     one text of `history`, a reply, brings up.
 
     The chat of a turn starts as that of the turn before, so a server's prefix cache holds.
     """
-    lines = [f"{'User' if m['role'] == 'user' else 'Reply'}: {' '.join(m['content'].split())}" for m in history]
+    lines = [f"{'User' if m['role'] == 'user' else 'Reply'}: {_folded(m['content'])}" for m in history]
     numbered = "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1))
     asked = prompt.part(part, items=numbered, conversation="\n".join(lines))
     return [*prompt.messages(), {"role": "user", "content": asked}]

@@ -78,7 +78,7 @@ class Persona:
     @cached_property
     def facts(self) -> int:
         """How many of the items, the first ones, are facts."""
-        return len(facts(self.profile))
+        return len(self.items) - len(traits(self.personality))
 
     @cached_property
     def items(self) -> list[str]:
@@ -94,12 +94,17 @@ class Persona:
 
     def agenda(self, seed: int, turn: int) -> list[int]:
         """Items that a natural user may touch on at `turn`, counted from 1: the next 0, 1 or 2 of the schedule, as drawn."""
-        sizes = [(0, 1, 1, 2)[seed_of(seed, self.id, "agenda", t) % 4] for t in range(1, turn + 1)]
+        sizes = [_agenda_size(seed, self.id, t) for t in range(1, turn + 1)]
         return self.schedule(seed)[sum(sizes[:-1]) : sum(sizes)]
 
     def record(self) -> Record:
         """As written to files."""
         return {"id": self.id, "profile": self.profile, "personality": self.personality}
+
+
+@lru_cache(maxsize=10000)  # a persona's are added up at every later turn
+def _agenda_size(seed: int, persona: str, turn: int) -> int:
+    return (0, 1, 1, 2)[seed_of(seed, persona, "agenda", turn) % 4]
 
 
 @lru_cache(maxsize=10000)  # an agenda asks for it at every turn
