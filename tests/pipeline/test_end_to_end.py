@@ -14,21 +14,25 @@ SMALL = {
     "filter_personas.profiles.target": 25,
     "filter_personas.personalities.target": 25,
     "filter_personas.calls": 2,
-    "filter_personas.train": 4,
+    "filter_personas.train": 2,
     "filter_personas.eval_profiles": 1,
     "filter_personas.eval_personalities": 1,
+    "roles.inducer_tokens": 24,
     "roleplay.turns": 2,
-    "extract_pairs.val_share": 0.25,
+    "extract_pairs.val_share": 0.5,
     "extract_pairs.balance_length": None,
-    # eight pairs at the most, and the engine says other things on every machine: none shall be dropped for how it is said
+    # four pairs at the most, and the engine says other things on every machine: none shall be dropped for how it is said
     **{f"extract_pairs.filters.{name}": None for name in ("length_ratio", "similarity", "repetition", "loops", "recalled")},
     "extract_pairs.filters.confused": False,
     "extract_pairs.most_groups": 2,
     "extract_pairs.require.min_pairs": 2,
     "extract_pairs.require.max_length_predicts": None,
+    "train.lora_layers": 2,
+    "train.resamples": 50,
     "sft.num_train_epochs": 1,
     "dpo.num_train_epochs": 1,
     "converse.turns": 2,
+    "converse.tokens": 24,  # a reply that is cut is taken as it is
     "converse.probes": 1,
     "choose.most": 2,
     "choose.arms": ["base", "dpo"],
@@ -63,6 +67,9 @@ def clone(tmp_path_factory):
             shutil.copy(ROOT / name, folder / name)
     items = (folder / "data/calibration/items.jsonl").read_text().splitlines(keepends=True)
     (folder / "data/calibration/items.jsonl").write_text("".join(items[:10]))  # two contexts
+    for path in (folder / "data/crossed").glob("*.jsonl"):  # two users of each group: a sixth of the pairs
+        groups = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(g | {"users": g["users"][:2]}) + "\n" for g in groups))
     params = OmegaConf.load(folder / "params.yaml")
     for key, value in SMALL.items():
         OmegaConf.update(params, key, value)
@@ -84,7 +91,7 @@ def test_the_pipeline_runs_and_repeats(clone):
     assert "Crossed choice" in output and "From the conversation?" in output
 
     trees = (clone / "data/trees.jsonl").read_bytes()
-    assert len(trees.splitlines()) == 4
+    assert len(trees.splitlines()) == 2
     conversations = {p.name: p.read_bytes() for p in (clone / "data/conversations").iterdir() if p.suffix == ".jsonl"}
     assert set(conversations) == {f"{arm}.jsonl" for arm in ARMS}
     said = {n: [t["user"] for t in json.loads(c)["turns"]] for n, c in conversations.items()}

@@ -8,6 +8,8 @@ from conftest import complains
 
 from stages.weights.digest import identity
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
 
 
