@@ -68,9 +68,11 @@ def clone(tmp_path_factory):
             shutil.copy(ROOT / name, folder / name)
     items = (folder / "data/calibration/items.jsonl").read_text().splitlines(keepends=True)
     (folder / "data/calibration/items.jsonl").write_text("".join(items[:10]))  # two contexts
-    for path in (folder / "data/crossed").glob("*.jsonl"):  # two users of each group: a sixth of the pairs
+    for path in (folder / "data/crossed").glob("*.jsonl"):  # a sixth of the pairs of a group, and short ones
         groups = [json.loads(line) for line in path.read_text().splitlines()]
-        path.write_text("".join(json.dumps(g | {"users": g["users"][:2]}) + "\n" for g in groups))
+        for g in groups:
+            g["users"] = [u | {"history": u["history"][-2:]} for u in g["users"][:2]]
+        path.write_text("".join(json.dumps(g) + "\n" for g in groups))
     params = OmegaConf.load(folder / "params.yaml")
     for key, value in SMALL.items():
         OmegaConf.update(params, key, value)
