@@ -36,8 +36,8 @@ def pytest_ignore_collect(collection_path, config):
 
 
 def pytest_collection_modifyitems(items):
-    """Whole pipelines come first: they take minutes, and short files let the workers end together."""
-    items.sort(key=lambda item: item.path.parent.name != "pipeline")
+    """The longest test comes first, then whole pipelines, which take minutes; short files let the workers end together."""
+    items.sort(key=lambda item: (item.path.stem != "test_end_to_end", item.path.parent.name != "pipeline"))
 
 
 @pytest.fixture(autouse=True)

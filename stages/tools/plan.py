@@ -16,10 +16,12 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache, partial
+from operator import add
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tqdm import tqdm
 
@@ -38,11 +40,11 @@ from stages.dialogue.user import User
 from stages.judging import calibration
 from stages.judging.judge import judgings
 from stages.llm.cache import Cache, folder_of
-from stages.llm.client import Client
+from stages.llm.client import Answer, Client, T
 from stages.llm.reply import Reply
 from stages.llm.request import Request
 from stages.llm.servers import Servers
-from stages.llm.settings import EMBEDDED, Llm, Role
+from stages.llm.settings import EMBEDDED, Llm, Price, Role
 from stages.personas import persona, seeds
 from stages.personas.persona import Persona
 from stages.personas.pool import TextPool, chat
@@ -71,10 +73,7 @@ class Need:
     seconds: float = 0.0
 
     def __add__(self, other: "Need") -> "Need":
-        return Need(  # added once for each call: `astuple` copies, and took a tenth of the plan
-            self.stored + other.stored, self.calls + other.calls, self.prompt + other.prompt,
-            self.completion + other.completion, self.usd + other.usd, self.seconds + other.seconds,
-        )  # fmt: skip
+        return Need(*map(add, astuple(self), astuple(other)))
 
 
 Needs = dict[str, Need]  # by role
@@ -99,6 +98,10 @@ class Replies:
         }
 
 
+class Following(Request):
+    """A call whose chat holds a stand-in, so that no reply to it is stored: its key and body are made up."""
+
+
 class PlannedCalls:
     """A backend that asks nobody: a reply that is not stored is counted and stood in for.
 
@@ -113,15 +116,16 @@ class PlannedCalls:
         self.servers.identities.update({n: n if n == EMBEDDED else f"{n} of {stage}" for n in yet_to_make})
         self.needs: Needs = defaultdict(Need)
         self._replies, self._missing = replies, missing
+        self._roles: dict[tuple[str, str, int], tuple[float, float, bool, Price | None]] = {}  # `_expected`
 
     async def reply(self, request: Request) -> tuple[Reply, bool]:
         """The stored reply, else one of the length that such replies have."""
         await asyncio.sleep(0)  # nothing else here waits, and only what waits hears Ctrl-C
-        stored = self._replies.cache.get(request.key)
+        stored = None if isinstance(request, Following) else self._replies.cache.get(request.key)
         if stored is None and self._missing:
             raise Unknown
         if stored is not None or request.key in self._replies.asked_for:
-            self.needs[request.role.name] += Need(stored=1)
+            self.needs[request.role.name].stored += 1
         else:
             self.add(request.role, request.messages)
         self._replies.asked_for.add(request.key)
@@ -130,15 +134,20 @@ class PlannedCalls:
     async def close(self, interrupted: bool) -> None:
         """Nothing is open."""
 
-    def _means(self, role: Role) -> tuple[float, float, bool]:
-        """Completion tokens and seconds that a reply is expected to take, and whether it will have log-probabilities."""
-        model = "local" if role.model in self.servers.folders else role.model
-        tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
-        return tokens or USED * (role.tokens + self.servers.wire(role.model).thinking), seconds, logprobs
+    def _expected(self, role: Role) -> tuple[float, float, bool, Price | None]:
+        """Of a reply of `role`: completion tokens, seconds, whether it will have log-probabilities; the tokens' price."""
+        if (asked := (role.name, role.model, role.tokens)) not in self._roles:
+            model = "local" if role.model in self.servers.folders else role.model
+            tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
+            tokens = tokens or USED * (role.tokens + self.servers.wire(role.model).thinking)
+            limits = self.servers.limits(role.model)
+            width = limits.concurrency * len(limits.urls)
+            self._roles[asked] = tokens, seconds / width, logprobs, self.servers.price(role)
+        return self._roles[asked]
 
     def _stand_in(self, request: Request) -> Reply:
         """A reply as long as expected; no two are alike but for numbers."""
-        tokens, _, logprobs = self._means(request.role)
+        tokens, _, logprobs, _ = self._expected(request.role)
         words = int(tokens) - len(STAND_IN.split())
         text = READ.get(request.role.name) or f"{STAND_IN}{request.key[:12]}" + " word" * words
         if request.role.name == "inducer" and "response_format" in request.body:  # quotes: one more item each turn
@@ -152,11 +161,35 @@ class PlannedCalls:
         """Count calls with such messages."""
         # an English token has four letters, and a chat template adds marks
         prompt = sum(len(m["content"]) for m in messages) / 4 + 5 * len(messages)
-        completion, seconds, _ = self._means(role)
-        price, limits = self.servers.price(role), self.servers.limits(role.model)
-        width = limits.concurrency * len(limits.urls)
-        usd = price.usd(prompt, 0, completion) if price else math.nan
-        self.needs[role.name] += Need(0, calls, calls * prompt, calls * completion, calls * usd, calls * seconds / width)
+        completion, seconds, _, price = self._expected(role)
+        need = self.needs[role.name]
+        need.calls += calls
+        need.prompt += calls * prompt
+        need.completion += calls * completion
+        need.usd += calls * price.usd(prompt, 0, completion) if price else math.nan
+        need.seconds += calls * seconds
+
+
+class Planner(Client):
+    """A client whose calls are counted (PlannedCalls)."""
+
+    async def ask(
+        self, role: Role, messages: list[Message], seed: int, parse: Callable[[str], T], schema: dict[str, Any] | None = None
+    ) -> Answer[T]:
+        """An answer; what stands in for a reply is no thought, nor cut, nor drawn again."""
+        call = self.request(role, messages, seed, schema)
+        if not isinstance(call, Following):
+            return await super().ask(role, messages, seed, parse, schema)
+        reply, _ = await self.backend.reply(call)
+        return Answer(parse(reply["text"]), reply["text"], "ok", 0, reply)
+
+    def request(self, role: Role, messages: list[Message], seed: int, schema: dict[str, Any] | None = None) -> Request:
+        """The call. After a stand-in a quick key will do: JSON and SHA-256 of the histories took half of the plan's time."""
+        texts = [m["content"] for m in messages]
+        if not any(STAND_IN in text for text in reversed(texts)):
+            return super().request(role, messages, seed, schema)
+        key = hash((self.servers.identity(role.model), role.tokens, seed, *texts))
+        return Following(f"{key & (1 << 64) - 1:016x}", "response_format" if schema else "", role, messages, {}, role.tokens)
 
 
 @dataclass
@@ -173,12 +206,15 @@ class Pipeline:
 
     def __init__(self) -> None:
         import networkx
+        from dvc.dependency.param import load_path
         from dvc.repo import Repo
 
         self.load: Callable[..., Any] = cache(params.load)  # once a stage, not once an arm
         self.stages: dict[str, Stage] = {}
+        read_once = patch("dvc.dependency.param.load_path", cache(load_path))  # DVC parses params.yaml for every stage
         with Repo(config={"core": {"no_scm": True}}) as repo:
-            status = repo.status()
+            with read_once:
+                status = repo.status()
             changed = {s for s in repo.index.stages if s.addressing in status}
             stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
             for s in repo.index.stages:
@@ -242,7 +278,7 @@ class Walk:
         folders = {EMBEDDED: self.line.made(stage, "base"), **(models or {})}
         calls = PlannedCalls(stage, p.llm, folders, self.replies, missing)
         self.needs[stage] = calls.needs
-        return Client(calls, resamples)
+        return Planner(calls, resamples)
 
     async def personas(self, name: str) -> None:
         """filter_personas: its stored rounds, and as many more calls as the last run's acceptance needs."""
@@ -308,7 +344,7 @@ class Walk:
             return
         calls = PlannedCalls(name, p.llm, {}, self.replies)
         self.needs[name] = calls.needs
-        async with Client(calls, 0) as client:
+        async with Planner(calls, 0) as client:
             for job in choose.by_letters(client, p, a, a.model, choose.questions(p, a)):
                 await job()
 

@@ -3,6 +3,8 @@
 import asyncio
 from functools import partial
 
+import pytest
+
 from stages.core.aio import bounded_gather
 from stages.core.progress import Progress
 
@@ -22,6 +24,7 @@ def test_results_are_in_order_and_no_more_jobs_run_than_allowed():
     assert peak == 5
 
 
+@pytest.mark.slow
 def test_progress_is_shown_while_a_job_takes_its_time():
     class Shown(Progress):
         def tick(self):

@@ -226,6 +226,7 @@ def test_calls_of_an_expired_batch_are_asked_again(batches, row):
     assert run(batches, asks("a", "b"))[0] == ["about a", "about b"] and len(batches.batches) == 2
 
 
+@pytest.mark.slow
 def test_calls_that_expire_every_time_fail_and_are_left_to_the_next_run(batches):
     batches.ends = "expired"
     assert run(batches, asks("a"))[0] == ["batch_expired"] and len(batches.batches) == batch.ATTEMPTS
@@ -254,6 +255,7 @@ BAD_LINES = ['{"custom_id": "', "null", "[]", '{"custom_id": 3}', '{"custom_id":
              '{"custom_id": "KEY", "response": {"status_code": 200, "body": "text"}}']  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", BAD_LINES)
 def test_one_bad_line_loses_one_call(batches, bad):
     def spell(row):
@@ -278,6 +280,7 @@ def sizes(batches):
     return [text.count("\n") + 1 for name, text in batches.files.items() if name.startswith("file-")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "limit, expected",
     [({"batch_calls": 2}, [2, 2, 1]), ({"batch_mb": 0.0007}, [2, 2, 1]), ({"batch_tokens": 45}, [2, 2, 1])],
@@ -294,6 +297,7 @@ def test_a_call_that_is_larger_than_a_file_may_be_goes_alone(batches):
     assert run(batches, asks("x" * 3000, "b"), batch_mb=0.001)[0][1] == "about b" and sizes(batches) == [1, 1]
 
 
+@pytest.mark.slow
 def test_a_batch_refused_for_queued_tokens_is_submitted_again_in_smaller_ones(batches):
     batches.queue = 2  # calls that it takes at once
     texts = [f"text {n}" for n in range(5)]
@@ -320,6 +324,7 @@ def test_a_batch_that_fails_stops_the_run_with_its_reason(batches):
     assert isinstance(values[0], UserError) and "batch-0 failed: the file is too large" in str(values[0])
 
 
+@pytest.mark.slow
 def test_a_judge_whose_batch_expired_is_asked_again_and_its_stage_fails_where_all_expire(batches, tmp_path):
     project = Project(tmp_path, batches.url)
     project.set(llm__batch_roles=["judge"], llm__batch_poll_s=0.05)

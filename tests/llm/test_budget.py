@@ -22,6 +22,7 @@ def asks(n, only=None):
     return work
 
 
+@pytest.mark.slow
 def test_cost_counts_cached_tokens_and_stays_what_was_paid(server):
     def reply(body):
         answer = completion("hello", body)

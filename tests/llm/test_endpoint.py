@@ -65,6 +65,7 @@ def test_a_server_that_restarts_is_waited_for(server):
     again[0].stop()
 
 
+@pytest.mark.slow
 def test_one_request_the_server_falls_over_does_not_stop_the_others(server):
     server.reply = lambda body: hang_up if body["seed"] == 3 else "fine"
 
@@ -117,6 +118,7 @@ def test_no_money_stops_the_run(server, status, error):
     assert len(server.requests) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["1", "0", "nan", None])
 def test_a_throttle_that_is_worded_as_quota_is_waited_out(server, header):
     error = {"error": {"message": "You exceeded your current quota: 20 requests per minute", "code": "429"}}
@@ -126,6 +128,7 @@ def test_a_throttle_that_is_worded_as_quota_is_waited_out(server, header):
     assert run(server, ask).value == "fine" and len(server.requests) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["0", "nan", "-1", "inf"])
 def test_a_throttle_without_a_time_is_asked_less_and_less_often(server, header):
     server.reply = lambda body: raw(429, b'{"error": {"message": "slow down"}}', Retry_After=header)

@@ -19,6 +19,7 @@ def test_requests_per_minute():
     assert window.delay(1, 60.5) == 0
 
 
+@pytest.mark.slow
 def test_a_rate_limit_without_retry_after_is_waited_for(server):
     server.reply = lambda body: (429, {"error": {"message": "slow down"}}) if len(server.requests) <= 3 else "fine"
     assert run(server, ask).value == "fine" and len(server.requests) == 4
@@ -40,6 +41,7 @@ def test_server_errors_are_retried_by_one_probe_at_a_time(server):
     assert len(server.requests) < 45  # twenty calls that each retried alone would have made over a hundred
 
 
+@pytest.mark.slow
 def test_rate_limits_cut_the_concurrency_once_and_retry_after_is_kept(server):
     """Ten calls are refused together: the ten cuts are one, to eight calls at a time."""
     change, gate = threading.Condition(), threading.Event()

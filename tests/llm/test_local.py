@@ -228,6 +228,7 @@ def test_llama_cpp_takes_no_sampling_from_the_gguf_and_does_not_think(tmp_path):
     served.stop()
 
 
+@pytest.mark.slow
 def test_transformers_serve_takes_no_sampling_from_the_folder(tmp_path, monkeypatch):
     from transformers import GenerationMixin
     from transformers.cli.serving.chat_completion import ChatCompletionHandler

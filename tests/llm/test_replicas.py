@@ -38,6 +38,7 @@ def asked(server):
     return Counter(body["messages"][0]["content"] for body in server.requests)
 
 
+@pytest.mark.slow
 def test_a_conversation_keeps_its_replica_and_the_load_is_even(servers):
     run(servers[0], lambda client: talks(client, 40), base_url=[s.url for s in servers])
     one, two = map(asked, servers)
@@ -93,6 +94,7 @@ def test_an_empty_list_of_addresses_is_a_fault():
         settings([])
 
 
+@pytest.mark.slow
 def test_a_replica_that_returns_gets_its_conversations_back_and_nothing_is_answered_twice(servers):
     answered, broken = Counter(), []
 

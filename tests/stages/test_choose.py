@@ -12,6 +12,8 @@ from conftest import Project, complains, completion
 from scoring import TOPICS, group
 from tiny import one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 PROMPT = "[system]\nYou know this of the user: {persona}\n"
 
 

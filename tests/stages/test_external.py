@@ -9,6 +9,8 @@ import tiny
 from conftest import Project, complains
 from tiny import one_thread  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
@@ -27,7 +29,6 @@ def alone(project, benchmark, *more, check=True):
     return done if not check else (json.loads((project.folder / "m.json").read_text()), done.stdout)
 
 
-@pytest.mark.slow
 def test_alone_it_needs_no_params_and_the_first_weights_are_base(weights):
     for name in ("params.yaml", "dvc.yaml"):
         (weights.folder / name).rename(weights.folder / f"{name}.away")
@@ -54,14 +55,12 @@ def test_alone_it_needs_no_params_and_the_first_weights_are_base(weights):
     assert "no conversation" in said and "longest" in said and "2 items, 8 with their forms" in said
 
 
-@pytest.mark.slow
 def test_what_weights_made_of_the_items_is_kept(weights, monkeypatch):
     first = alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")
     monkeypatch.setattr("stages.training.choices.load", lambda folder: pytest.fail("was read again"))
     assert alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")[0] == first[0]
 
 
-@pytest.mark.slow
 def test_items_that_a_model_cannot_read_are_counted_and_left_out(weights):
     folder = tiny.save(weights.folder / "models/short")
     config = json.loads((folder / "config.json").read_text())
@@ -87,7 +86,6 @@ def knows(body):
     return next((letter for letter, option in lines.items() if liked in option), "A")
 
 
-@pytest.mark.slow
 def test_arms_of_params_and_a_model_behind_an_api_by_letters(project, server):
     server.reply = knows
     foreign.prefeval(project.folder / "prefeval")

@@ -8,6 +8,8 @@ from fakes import encode
 
 from stages import filter_personas, roleplay
 
+pytestmark = pytest.mark.slow
+
 ROLES = {
     "filter_personas": ["generator"],
     "roleplay": ["user", "inducer", "preferred", "rejected", "verifier"],

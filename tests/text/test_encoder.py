@@ -47,6 +47,7 @@ def test_each_text_is_embedded_once_and_many_by_length(monkeypatch):
     assert [len(batch) for batch in model.batches[1:]] == [16, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, fault",
     [

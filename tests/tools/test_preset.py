@@ -46,6 +46,7 @@ def write(text: str, name: str = "mine") -> str:
     return name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_dvc_makes_of_the_words_what_the_preset_says(here, name):
     _, whole = preset.load(name)
@@ -53,6 +54,7 @@ def test_dvc_makes_of_the_words_what_the_preset_says(here, name):
     assert made == whole and made != preset.params.load_yaml("params.yaml")
 
 
+@pytest.mark.slow
 def test_a_shell_takes_the_words_apart_where_they_end(here):
     code = f"cd {here.folder} && printf '%s\\n' $({sys.executable} -m stages.tools.preset paper)"
     done = subprocess.run(
@@ -114,6 +116,7 @@ def test_an_unknown_preset_is_one_line(here):
     complains(here._run(["stages.tools.preset", "papr"], check=False), "papr", f"presets are: {', '.join(PRESETS)}")
 
 
+@pytest.mark.slow
 def test_a_round_is_named_by_a_text_in_the_words_too(here):
     made = applied(preset.words(write(blocks("rounds", "yaml")[0])))
     assert made == preset.load("mine")[1]

@@ -3,9 +3,12 @@
 import json
 import shlex
 
+import pytest
 from conftest import ROOT
 
 from benchmarks import rehearsal
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_stage_finds_what_it_reads(tmp_path, monkeypatch):

@@ -141,6 +141,7 @@ def text(chrome, css):
     return chrome.execute_script("return [...document.querySelectorAll(arguments[0])].map(e => e.innerText)", css)
 
 
+@pytest.mark.slow
 def test_answered_by_keys_left_and_gone_on_with_and_saved(opened):
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
@@ -183,6 +184,7 @@ def test_answered_by_keys_left_and_gone_on_with_and_saved(opened):
     assert chrome.execute_script("return window.hacked") is None
 
 
+@pytest.mark.slow
 def test_on_a_phone_everything_fits_the_width_and_is_tapped(opened):
     chrome, url, pairs = opened
     resized(chrome, 360, url)

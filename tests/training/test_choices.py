@@ -8,6 +8,8 @@ from tiny import one_thread  # noqa: F401
 from stages.core.cli import UserError
 from stages.training import choices
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [tiny.message("user", "I have cats."), tiny.message("assistant", "How many?"), tiny.message("user", "What now?")]
 CONTEXTS = [MESSAGES, MESSAGES[2:], [tiny.message("system", "Be brief."), *MESSAGES], MESSAGES[2:]]
 REPLIES = ["Feed them.", "Buy much more milk and some bread.", "F", "Feed them all <|im_end|> now."]

@@ -131,6 +131,7 @@ def test_models_of_other_rows_are_refused():
 replies = st.lists(st.lists(st.floats(-30, 0), min_size=1, max_size=6), min_size=2, max_size=6).map(lambda r: rows(*r))
 
 
+@pytest.mark.slow
 @given(replies, replies, replies, st.integers(0, 9))
 def test_what_holds_of_any_pairs(chosen, rejected, moved, seed):
     n = min(map(len, (chosen, rejected, moved)))

@@ -6,6 +6,8 @@ import tiny
 from stages.core.params import checked, load_yaml
 from stages.training import settings
 
+pytestmark = pytest.mark.slow
+
 
 def faults(section, **changes):
     """Faults of a section of params.yaml with `changes`."""
