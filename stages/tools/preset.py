@@ -122,8 +122,9 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             if entry.name not in ("params.yaml", ".dvc", ".git", "tmp"):
                 (scratch / entry.relative_to(here)).symlink_to(entry)
         OmegaConf.save(OmegaConf.create(whole), scratch / "params.yaml")
-        # DVC_ROOT: where the stored replies are
-        with chdir(scratch), patch.dict(os.environ, {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here))}):
+        # DVC_ROOT: where the stored replies are; DVC_SITE_CACHE_DIR: DVC keeps a folder there for every path that it sees
+        own = {"DVC_ROOT": os.environ.get("DVC_ROOT", str(here)), "DVC_SITE_CACHE_DIR": str(scratch / ".dvc/site")}
+        with chdir(scratch), patch.dict(os.environ, own):
             try:
                 apply_overrides("params.yaml", list(changes))
             except DvcException as e:
