@@ -32,10 +32,18 @@ HERE = "two cores"  # the `machine` of the lines that a run writes
 WHOLE = "study"
 RESAMPLES, SEED = 10_000, 1
 MEASURES = ("pair_accuracy", "top1", "no_history")
-CONTRASTS = [ # (first, less): what is compared besides base, where a machine has both
-    ("dpo", "sft"), ("dpo2", "dpo"), ("dpo", "dpo, uninformed"), ("dpo, 27 groups", "dpo, uninformed"),
-    ("dpo, uninformed", "sft, uninformed"), ("dpo, 99 groups", "sft, 99 groups"), ("dpo, 99 groups", "dpo, 27 groups"),
-]  # fmt: skip
+WORDS = "shared words"  # label: the reply is chosen that shares most content words with the history, no model
+CONTRASTS = [  # (first, less): what is compared besides base, where a machine has both
+    ("dpo", "sft"),
+    ("dpo2", "dpo"),
+    ("dpo", "dpo, trees"),
+    ("dpo, 27 groups", "dpo, trees"),
+    ("dpo, 99 groups", "dpo, trees"),
+    ("dpo, trees", "sft, trees"),
+    ("dpo, 99 groups", "sft, 99 groups"),
+    ("dpo, 99 groups", "dpo, 99 groups, no SFT"),
+    ("dpo, 99 groups", "dpo, 27 groups"),
+]
 MODELS: list[Column] = [
     ("model", "label", str), ("seeds", "seeds", str), ("pairs", "pairs", str), ("pairs right", "value", number),
     ("95 % interval", "ci", shown), ("against base", "gain.value", signed), ("95 % interval", "gain.ci", signed_interval),
@@ -43,8 +51,10 @@ MODELS: list[Column] = [
     ("held-out pairs", "held_out", number),
 ]  # fmt: skip
 BETWEEN: list[Column] = [
-    ("first", "first", str), ("less", "second", str), ("difference", "value", signed),
-    ("95 % interval", "ci", signed_interval), ("p", "p", p_value),
+    ("first", "first", str), ("less", "second", str),
+    ("pairs right", "pair_accuracy.value", signed), ("95 % interval", "pair_accuracy.ci", signed_interval),
+    ("p", "pair_accuracy.p", p_value), ("top-1", "top1.value", signed), ("95 % interval", "top1.ci", signed_interval),
+    ("p", "top1.p", p_value),
 ]  # fmt: skip
 
 
@@ -83,7 +93,7 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
     from stages.evaluation.crossed import pair_accuracy
 
     for arm in arms:
-        chosen = [json.loads(line) for line in at(found, f"data/choices/{arm}.jsonl").splitlines()]
+        chosen = [json.loads(row) for row in at(found, f"data/choices/{arm}.jsonl").splitlines()]
         label = arm if stem in (WHOLE, "seed", "curve") else f"{arm}, {stem}"
         line = {"machine": HERE, "run": name, "label": label, "seed": int(seed or 1)}
         accuracy = {
@@ -93,11 +103,12 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
         if stem == "curve":
             yield {**line, "readings": accuracy}
             continue
-        groups = {
-            row["group"]: {**{m: row[m] for m in MEASURES[:2]}, "no_history": accuracy["no_history"][row["group"]]}
-            for row in chosen
-        }
+        alone = accuracy["no_history"]
+        groups = {r["group"]: {**{m: r[m] for m in MEASURES[:2]}, "no_history": alone[r["group"]]} for r in chosen}
         yield {**line, "pairs": counts.get(arm), "held_out": held_out.get(arm), "groups": groups}
+        if name == WHOLE and arm == "base":
+            words = {r["group"]: {**r["overlap"], "no_history": 0.5} for r in chosen}
+            yield {**line, "label": WORDS, "pairs": None, "held_out": None, "groups": words}
 
 
 def collected() -> Iterator[Record]:
@@ -157,7 +168,7 @@ def models(lines: Sequence[Record], machine: str) -> list[Record]:
         }  # fmt: skip
         if runs[0]["held_out"] is not None:
             entry["held_out"] = rounded(float(np.mean([line["held_out"] for line in runs])))
-        if label != "base":
+        if label not in ("base", WORDS):
             entry["gain"] = gain(accuracy, means(of["base"], "pair_accuracy"))
         made.append(entry)
     gains = [entry["gain"] for entry in made if "gain" in entry]
@@ -170,7 +181,7 @@ def between(lines: Sequence[Record], machine: str) -> list[Record]:
     """The differences of CONTRASTS, of those whose labels the machine has."""
     of = by_label(lines, machine)
     return [
-        {"first": a, "second": b, **gain(means(of[a], "pair_accuracy"), means(of[b], "pair_accuracy"))}
+        {"first": a, "second": b, **{m: gain(means(of[a], m), means(of[b], m)) for m in MEASURES[:2]}}
         for a, b in CONTRASTS
         if a in of and b in of
     ]

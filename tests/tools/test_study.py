@@ -23,7 +23,7 @@ def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch):
     assert whole == preset.words("study")
     for words, arms in found.values():
         assert words[: len(whole)] == whole and set(arms) <= {"base", "sft", "dpo", "dpo2", "oracle"}
-    assert "extract_pairs.trees='data/natural/trees.jsonl'" in found["uninformed"][0]
+    assert "extract_pairs.trees='data/natural/trees.jsonl'" in found["trees"][0]
 
 
 def test_seeds_are_averaged_by_group_and_compared_with_base():
@@ -45,6 +45,16 @@ def test_seeds_are_averaged_by_group_and_compared_with_base():
 def test_a_difference_is_on_the_groups_that_both_have():
     first, second = {"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.5, "b": 0.5, "x": 1.0}
     assert study.gain(first, second)["value"] == 0.25
+
+
+def test_contrasts_are_made_where_both_labels_are():
+    lines = [line("sft", [0.5] * 8), line("dpo", [0.75] * 8), line("dpo, trees", [0.5] * 8)]
+    first, second = study.between(lines, "here")
+    assert (first["first"], first["second"]) == ("dpo", "sft") and (second["first"], second["second"]) == (
+        "dpo",
+        "dpo, trees",
+    )
+    assert first["pair_accuracy"]["value"] == 0.25 and first["top1"]["value"] == 0.125
 
 
 def test_p_is_corrected_over_the_labels():
@@ -78,8 +88,8 @@ def test_an_experiment_becomes_lines(monkeypatch):
     (seed,) = study.lines_of("seed-3", ["dpo"], {"dpo": 9}, {"dpo": 0.6}, "abc")
     assert (seed["label"], seed["seed"], seed["pairs"], seed["held_out"]) == ("dpo", 3, 9, 0.6)
     assert seed["groups"] == {"g": {"pair_accuracy": 1.0, "top1": 1.0, "no_history": 0.5}}
-    (other,) = study.lines_of("uninformed", ["sft"], {}, {}, "abc")
-    assert (other["label"], other["seed"], other["pairs"]) == ("sft, uninformed", 1, None)
+    (other,) = study.lines_of("trees", ["sft"], {}, {}, "abc")
+    assert (other["label"], other["seed"], other["pairs"]) == ("sft, trees", 1, None)
     (curve,) = study.lines_of("curve", ["base"], {}, {}, "abc")
     assert (
         curve["readings"] == {"history": {"g": 1.0}, "no_history": {"g": 0.5}, "first_1": {"g": 1.0}}
