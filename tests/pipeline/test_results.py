@@ -46,3 +46,17 @@ def test_the_page_of_results_is_what_the_runs_give():
     prose = re.sub(r"\|.*?\|(?= [^|]*$)", "", re.sub(r"^\|.*$", "", (ROOT / "docs/results.md").read_text(), flags=re.M))
     for figure in re.findall(r"[+-]?\d+\.\d+", prose):
         assert figure in told, figure
+
+
+def test_the_other_figures_of_the_readme():
+    part = re.search(r"## What the default shows\n(.*?)\n## ", README, re.S)[1]
+    loops = {name: f"{RESULT['models'][name]['degeneration']['loops']:.0%}".replace("%", " %") for name in ("base", "dpo")}
+    assert f"{loops['dpo']} of a dpo reply stands in earlier replies (base {loops['base']})" in part
+    judge = RESULT["judges"][RESULT["protocol"]["judges"][0]]
+    wanted = RESULT["protocol"]["params"]["calibrate"]["min_accuracy"]
+    assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in part and judge["passed"] is False
+    groups = json.loads((ROOT / "results/extract_pairs.json").read_text())["crossed"]
+    assert f"{groups['groups'] - groups['held_out']} groups of users" in part
+    lines = [json.loads(line) for line in (ROOT / "docs/results/runs.jsonl").read_text().splitlines()]
+    seeds = next(entry for entry in study.models(lines, "H200") if entry["label"] == "dpo, 27 groups")
+    assert seeds["seeds"] == 3 and f"three seeds ({seeds['value']:.2f})" in part
