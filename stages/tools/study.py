@@ -25,6 +25,7 @@ from stages.core.statistics import holm, interval, resampled_means, rounded, sig
 from stages.core.tables import Column, markdown, number, p_value, rows
 from stages.core.tables import interval as shown
 from stages.evaluation.answer import signed, signed_interval
+from stages.evaluation.crossed import pair_accuracy
 from stages.tools import preset
 
 OUT = Path("docs/results")
@@ -90,8 +91,6 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
         held_out: share of its own kind of held-out pairs that an arm's rewards have right.
     """
     stem, _, seed = re.fullmatch(r"(.*?)(-(\d+))?", name).groups()  # type: ignore[union-attr]
-    from stages.evaluation.crossed import pair_accuracy
-
     for arm in arms:
         chosen = [json.loads(row) for row in at(found, f"data/choices/{arm}.jsonl").splitlines()]
         label = arm if stem in (WHOLE, "seed", "curve") else f"{arm}, {stem}"

@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 from conftest import ROOT
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides
+from omegaconf import OmegaConf
 
 from stages.core.cli import UserError
 from stages.tools import preset, study
@@ -15,7 +18,7 @@ def line(label: str, right: list[float], run: str = "r", **more) -> dict:
     return {"machine": "here", "run": run, "label": label, "seed": 1, "pairs": 7, "held_out": 0.75, "groups": groups, **more}
 
 
-def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch):
+def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     found = {name: (words, arms) for name, words, arms in study.experiments()}
     assert list(found) == ["study", *sorted(p.stem for p in (ROOT / "presets/study").glob("*.yaml"))]
@@ -23,7 +26,15 @@ def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch):
     assert whole == preset.words("study")
     for words, arms in found.values():
         assert words[: len(whole)] == whole and set(arms) <= {"base", "sft", "dpo", "dpo2", "oracle"}
-    assert "extract_pairs.trees='data/natural/trees.jsonl'" in found["trees"][0]
+    for name in ("trees", "curve"):  # DVC takes the later of two values
+        params = tmp_path / f"{name}.yaml"
+        params.write_text((ROOT / "params.yaml").read_text())
+        for overrides in to_path_overrides(found[name][0][1::2]).values():
+            apply_overrides(params, overrides)
+        made = OmegaConf.load(params)
+        assert (made.choose.arms, made.converse.turns) == (found[name][1], 10)
+        assert made.choose.exchanges == (name == "curve")
+        assert (made.extract_pairs.trees == "data/natural/trees.jsonl") == (name == "trees")
 
 
 def test_seeds_are_averaged_by_group_and_compared_with_base():
