@@ -29,6 +29,7 @@ from stages.evaluation.crossed import pair_accuracy
 from stages.tools import preset
 
 OUT = Path("docs/results")
+CHOICES = Path("data", "choices")
 HERE = "two cores"  # the `machine` of the lines that a run writes
 WHOLE = "study"
 RESAMPLES, SEED = 10_000, 1
@@ -46,7 +47,7 @@ CONTRASTS = [  # (first, less): what is compared besides base, where a machine h
     ("dpo, 99 groups", "dpo, 27 groups"),
 ]
 MODELS: list[Column] = [
-    ("model", "label", str), ("seeds", "seeds", str), ("pairs", "pairs", str), ("pairs right", "value", number),
+    ("model", "label", str), ("seeds", "seeds", str), ("rows", "pairs", str), ("pairs right", "value", number),
     ("95 % interval", "ci", shown), ("against base", "gain.value", signed), ("95 % interval", "gain.ci", signed_interval),
     ("p Holm", "gain.p_holm", p_value), ("top-1", "top1", number), ("no history", "no_history", number),
     ("held-out pairs", "held_out", number),
@@ -92,7 +93,7 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
     """
     stem, _, seed = re.fullmatch(r"(.*?)(-(\d+))?", name).groups()  # type: ignore[union-attr]
     for arm in arms:
-        chosen = [json.loads(row) for row in at(found, f"data/choices/{arm}.jsonl").splitlines()]
+        chosen = [json.loads(row) for row in at(found, str(CHOICES / f"{arm}.jsonl")).splitlines()]
         label = arm if stem in (WHOLE, "seed", "curve") else f"{arm}, {stem}"
         line = {"machine": HERE, "run": name, "label": label, "seed": int(seed or 1)}
         accuracy = {

@@ -6,7 +6,7 @@ import re
 from repository import ROOT
 
 from stages.core.tables import interval, number, p_value
-from stages.evaluation.answer import chosen, signed, signed_interval
+from stages.evaluation.answer import answer, chosen, signed, signed_interval
 from stages.tools import study
 
 README = (ROOT / "README.md").read_text()
@@ -42,7 +42,9 @@ def test_the_page_of_results_is_what_the_runs_give():
     assert len(made) >= 3
     for table in made:
         assert " ".join(table.split()) in page
-    told = " ".join(made)
+    said = answer(json.loads((ROOT / "docs/results/eval.json").read_text()))
+    assert "\n".join(said) in (ROOT / "docs/results.md").read_text()
+    told = " ".join([*made, *said])
     prose = re.sub(r"\|.*?\|(?= [^|]*$)", "", re.sub(r"^\|.*$", "", (ROOT / "docs/results.md").read_text(), flags=re.M))
     for figure in re.findall(r"[+-]?\d+\.\d+", prose):
         assert figure in told, figure
@@ -60,3 +62,5 @@ def test_the_other_figures_of_the_readme():
     lines = [json.loads(line) for line in (ROOT / "docs/results/runs.jsonl").read_text().splitlines()]
     seeds = next(entry for entry in study.models(lines, "H200") if entry["label"] == "dpo, 27 groups")
     assert seeds["seeds"] == 3 and f"three seeds ({seeds['value']:.2f})" in part
+    alone = next(entry for entry in study.models(lines, study.HERE) if entry["label"] == "sft")
+    assert f"SFT alone ({alone['value']:.2f})" in part
