@@ -90,7 +90,7 @@ def measured(form: str, stage: str, weights: Path, a: argparse.Namespace) -> tup
 
     from benchmarks import train as rows_of
 
-    rows = rows_of.conversations(a.steps, a.turns, "You are a helpful assistant. Answer in one or two short sentences.")
+    rows = rows_of.conversations(a.steps, a.turns)
     how = argparse.Namespace(turns=a.turns, a_step=1, rate=1e-4, seed=1, weights=weights, dtype="bfloat16",
                              attention=FORMS[form], batch=a.turns)  # fmt: skip
     torch.cuda.empty_cache()

@@ -24,14 +24,15 @@ from stages.core.files import Record, digest, read_jsonl, write_jsonl
 
 FORMS = ("plain TRL", "separate", "shared", "shuffled")
 HELD_OUT = 2
+SYSTEM = "You are a helpful assistant. Answer in one or two short sentences."
 
 
-def conversations(trees: int, turns: int, system: str) -> list[Record]:
+def conversations(trees: int, turns: int) -> list[Record]:
     """Pairs at every turn, in the way of the pipeline's trees: one of the two replies goes on. Texts are of the seeds."""
     told = [r["text"].split(". ") for r in read_jsonl(Path("data/seeds/profiles.jsonl"))]
     rows = []
     for n in range(trees):
-        chat = [{"role": "system", "content": system}]
+        chat = [{"role": "system", "content": SYSTEM}]
         for turn in range(turns):
             fact, other = (told[(n + k) % len(told)][turn % 6].strip(".") for k in (0, 7))
             chat = [*chat, {"role": "user", "content": f"{fact}. What would you do in my place this week?"}]
@@ -133,7 +134,7 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
     from stages.training.dataset import read, supervised
 
     set_seed(a.seed)
-    rows = conversations(a.trees + HELD_OUT, a.turns, "You are a helpful assistant. Answer in one or two short sentences.")
+    rows = conversations(a.trees + HELD_OUT, a.turns)
     train, held = rows[: a.trees * a.turns], rows[a.trees * a.turns :]
     with tempfile.TemporaryDirectory() as folder:
         model, seconds = plain(stage, train, a, folder) if form == FORMS[0] else ours(form, stage, train, a, folder)

@@ -25,7 +25,7 @@ from stages.core.statistics import holm, interval, resampled_means, rounded, sig
 from stages.core.tables import Column, markdown, number, p_value, rows
 from stages.core.tables import interval as shown
 from stages.evaluation.answer import signed, signed_interval
-from stages.evaluation.crossed import pair_accuracy
+from stages.evaluation.crossed import MEASURES, pair_accuracy
 from stages.tools import preset
 
 OUT = Path("docs/results")
@@ -33,7 +33,6 @@ CHOICES = Path("data", "choices")
 HERE = "two cores"  # the `machine` of the lines that a run writes
 WHOLE = "study"
 RESAMPLES, SEED = 10_000, 1
-MEASURES = ("pair_accuracy", "top1", "no_history")
 WORDS = "shared words"  # label: the reply is chosen that shares most content words with the history, no model
 CONTRASTS = [  # (first, less): what is compared besides base, where a machine has both
     ("dpo", "sft"),
@@ -62,10 +61,11 @@ BETWEEN: list[Column] = [
 
 def experiments() -> Iterator[tuple[str, list[str], list[str]]]:
     """(name, words for `dvc exp run`, arms of crossed choice) of each experiment, the study itself first."""
-    yield WHOLE, preset.words(WHOLE), preset.load(WHOLE)[1]["choose"]["arms"]
+    whole = preset.words(WHOLE)
+    yield WHOLE, whole, preset.load(WHOLE)[1]["choose"]["arms"]
     for path in sorted((preset.FOLDER / WHOLE).glob("*.yaml")):
         name = f"{WHOLE}/{path.stem}"
-        yield path.stem, [*preset.words(WHOLE), *preset.words(name)], preset.load(name)[1]["choose"]["arms"]
+        yield path.stem, [*whole, *preset.words(name)], preset.load(name)[1]["choose"]["arms"]
 
 
 def revision(name: str) -> str:
@@ -104,7 +104,7 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
             yield {**line, "readings": accuracy}
             continue
         alone = accuracy["no_history"]
-        groups = {r["group"]: {**{m: r[m] for m in MEASURES[:2]}, "no_history": alone[r["group"]]} for r in chosen}
+        groups = {r["group"]: {**{m: r[m] for m in MEASURES}, "no_history": alone[r["group"]]} for r in chosen}
         yield {**line, "pairs": counts.get(arm), "held_out": held_out.get(arm), "groups": groups}
         if name == WHOLE and arm == "base":
             words = {r["group"]: {**r["overlap"], "no_history": 0.5} for r in chosen}
@@ -164,7 +164,7 @@ def models(lines: Sequence[Record], machine: str) -> list[Record]:
         accuracy = means(runs, "pair_accuracy")
         entry = {
             "label": label, "seeds": len(runs), "pairs": runs[0]["pairs"] or "", **mean(accuracy),
-            **{m: rounded(float(np.mean(list(means(runs, m).values())))) for m in MEASURES[1:]},
+            **{m: rounded(float(np.mean(list(means(runs, m).values())))) for m in ("top1", "no_history")},
         }  # fmt: skip
         if runs[0]["held_out"] is not None:
             entry["held_out"] = rounded(float(np.mean([line["held_out"] for line in runs])))
@@ -181,7 +181,7 @@ def between(lines: Sequence[Record], machine: str) -> list[Record]:
     """The differences of CONTRASTS, of those whose labels the machine has."""
     of = by_label(lines, machine)
     return [
-        {"first": a, "second": b, **{m: gain(means(of[a], m), means(of[b], m)) for m in MEASURES[:2]}}
+        {"first": a, "second": b, **{m: gain(means(of[a], m), means(of[b], m)) for m in MEASURES}}
         for a, b in CONTRASTS
         if a in of and b in of
     ]

@@ -1,4 +1,4 @@
-"""The figures of the README are those of the committed results."""
+"""The figures of the README and of the page of results are those of the committed results."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from stages.evaluation.answer import answer, chosen, signed, signed_interval
 from stages.tools import study
 
 README = (ROOT / "README.md").read_text()
+LINES = [json.loads(line) for line in (ROOT / "docs/results/runs.jsonl").read_text().splitlines()]
 RESULT = json.loads((ROOT / "results/eval.json").read_text())
 
 
@@ -36,16 +37,16 @@ def test_the_counts_of_the_default_run():
 
 
 def test_the_page_of_results_is_what_the_runs_give():
-    page = " ".join((ROOT / "docs/results.md").read_text().split())
-    lines = [json.loads(line) for line in (ROOT / "docs/results/runs.jsonl").read_text().splitlines()]
-    made = study.tables(lines)
+    text = (ROOT / "docs/results.md").read_text()
+    page = " ".join(text.split())
+    made = study.tables(LINES)
     assert len(made) >= 3
     for table in made:
         assert " ".join(table.split()) in page
     said = answer(json.loads((ROOT / "docs/results/eval.json").read_text()))
-    assert "\n".join(said) in (ROOT / "docs/results.md").read_text()
+    assert "\n".join(said) in text
     told = " ".join([*made, *said])
-    prose = re.sub(r"\|.*?\|(?= [^|]*$)", "", re.sub(r"^\|.*$", "", (ROOT / "docs/results.md").read_text(), flags=re.M))
+    prose = re.sub(r"^\|.*$", "", text, flags=re.M)
     for figure in re.findall(r"[+-]?\d+\.\d+", prose):
         assert figure in told, figure
 
@@ -59,8 +60,7 @@ def test_the_other_figures_of_the_readme():
     assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in part and judge["passed"] is False
     groups = json.loads((ROOT / "results/extract_pairs.json").read_text())["crossed"]
     assert f"{groups['groups'] - groups['held_out']} groups of users" in part
-    lines = [json.loads(line) for line in (ROOT / "docs/results/runs.jsonl").read_text().splitlines()]
-    seeds = next(entry for entry in study.models(lines, "H200") if entry["label"] == "dpo, 27 groups")
+    seeds = next(entry for entry in study.models(LINES, "H200") if entry["label"] == "dpo, 27 groups")
     assert seeds["seeds"] == 3 and f"three seeds ({seeds['value']:.2f})" in part
-    alone = next(entry for entry in study.models(lines, study.HERE) if entry["label"] == "sft")
+    alone = next(entry for entry in study.models(LINES, study.HERE) if entry["label"] == "sft")
     assert f"SFT alone ({alone['value']:.2f})" in part
