@@ -159,7 +159,8 @@ def share(model: Any) -> None:
         kwargs |= {"input_ids": forest_ids, "position_ids": depth, "use_cache": False}
         masks = {kind: visible(end, depth[0], window, attention) for kind, window in by_kind.items()}
         found = plain(**{**kwargs, "attention_mask": masks.get(None, masks)})
-        found.last_hidden_state = found.last_hidden_state[0][where]
+        # not by index: its gradient adds up in the order in which threads come, so that no two trainings end alike
+        found.last_hidden_state = torch.nn.functional.embedding(where, found.last_hidden_state[0])
         return found
 
     body.forward = forward

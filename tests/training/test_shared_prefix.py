@@ -1,7 +1,10 @@
 """Shared prefixes: the same numbers as separate rows."""
 
+from types import SimpleNamespace
+
 import pytest
 import tiny
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import one_thread  # noqa: F401
@@ -129,6 +132,19 @@ def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, 
     assert len(a) == 6 and a[0, 0] != a[-1, 0]
     assert torch.allclose(a, b, rtol=1e-3, atol=1e-4)
     assert all(torch.allclose(weights[k], others[k], atol=1e-4) for k in weights)
+
+
+def test_a_state_that_many_rows_share_gets_its_gradient_in_one_order():
+    hidden, where = torch.randn(1, 600, 64, requires_grad=True), torch.full((24, 70), 7)
+    body = SimpleNamespace(forward=lambda **_: SimpleNamespace(last_hidden_state=hidden))
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    shared_prefix.share(SimpleNamespace(base_model=body, config=SimpleNamespace(get_text_config=lambda: config)))
+    places = torch.arange(600)
+    batch = {"forest_ids": places[None], "forest_depth": places[None], "forest_end": places + 1, "forest_where": where}
+    torch.set_num_threads(4)  # no core is needed for each; `one_thread` takes it back
+    weights, states = torch.randn(24, 70, 64), body.forward(**batch).last_hidden_state
+    found = [torch.autograd.grad(states, hidden, weights, retain_graph=True)[0] for _ in range(20)]
+    assert all(torch.equal(found[0], gradient) for gradient in found)
 
 
 @pytest.mark.parametrize("window", [None, 12])
