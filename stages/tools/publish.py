@@ -21,7 +21,7 @@ from stages.core.tables import text
 from stages.tools.against import git
 from stages.tools.blocks import cell
 from stages.tools.browse import used_trees
-from stages.weights.card import PAPER, about
+from stages.weights.card import PAPER, about, filled
 
 FOLDER = Path("results/publish")
 CARD = Path(__file__).with_name("dataset_card.md.j2")
@@ -142,7 +142,6 @@ def write_data(repo: str, run: Run, licence: str | None, revision: str) -> Path:
 def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, revision: str) -> str:
     """README.md of the dataset."""
     from huggingface_hub import DatasetCardData
-    from jinja2 import Environment, StrictUndefined
 
     configs = [
         {
@@ -160,8 +159,8 @@ def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, re
         tags=["interaction-to-align", "personalization", "preference", "dpo", "synthetic", f"arxiv:{PAPER}"],
         task_categories=["text-generation"],
     )
-    page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(read_text(CARD))
-    return page.render(
+    return filled(
+        CARD,
         head=head.to_yaml(),
         repo=repo,
         paper=PAPER,

@@ -11,23 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.core.cli import UserError, one_line
 from stages.core.prompts import Message
 from stages.core.statistics import Array
+from stages.weights import pretrained
 from stages.weights.chat import encode
 from stages.weights.control_tokens import escaped
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Model and tokenizer of a local folder in float32, safetensors only, no remote code. Raises UserError."""
-    try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as e:
-        raise UserError(f"{folder}: cannot be loaded as a model: {one_line(e)}") from None
-    return model.to("cuda") if torch.cuda.is_available() else model, tokenizer
+    """Model and tokenizer of a local folder in float32, see `pretrained.load`."""
+    model, tokenizer = pretrained.load(folder, dtype=torch.float32)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def tokens(tokenizer: Any, context: list[Message], replies: Sequence[str]) -> tuple[list[int], list[list[int]]]:

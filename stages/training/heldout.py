@@ -95,6 +95,22 @@ def replies(models: Mapping[str, Model], clusters: Sequence[str], n: int, seed: 
     }
 
 
+def preferences(models: Mapping[str, Pairs], beta: float, rows: Bootstrap) -> Record:
+    """`log_prob` and `reward` of `pairs`."""
+    gains = {name: sums(chosen) - sums(rejected) for name, (chosen, rejected) in models.items()}
+    rewards = {after: beta * (gains[after] - gains[before]) for before, after in pairwise(models)}
+    return {
+        "log_prob": {
+            "accuracy": rows.with_change({name: rows.mean(wins(d)) for name, d in gains.items()}),
+            "margin": rows.with_change({name: rows.mean(d) for name, d in gains.items()}),
+        },
+        "reward": {
+            "accuracy": {name: rows.measure(rows.mean(wins(d))) for name, d in rewards.items()},
+            "margin": {name: rows.measure(rows.mean(d)) for name, d in rewards.items()},
+        },
+    }
+
+
 def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: int, seed: int) -> Record:
     """What models make of held-out pairs.
 
@@ -120,8 +136,6 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
     check_finite(rejected)
     of_chosen = replies(chosen, clusters, n, seed)
     rows, steps = Bootstrap(clusters, n, seed), list(pairwise(models))
-    gains = {name: sums(chosen[name]) - sums(rejected[name]) for name in models}
-    rewards = {after: beta * (gains[after] - gains[before]) for before, after in steps}
 
     def drift(before: Model, after: Model) -> Record:
         moves = [a - b for a, b in zip(after, before, strict=True)]
@@ -129,15 +143,7 @@ def pairs(models: Mapping[str, Pairs], beta: float, clusters: Sequence[str], n: 
         return {"shift": rows.measure(rows.token_mean(moves)), "k3": rows.measure(rows.token_mean(k3))}
 
     return {
-        **rows.counts,
-        "log_prob": {
-            "accuracy": rows.with_change({name: rows.mean(wins(d)) for name, d in gains.items()}),
-            "margin": rows.with_change({name: rows.mean(d) for name, d in gains.items()}),
-        },
-        "reward": {
-            "accuracy": {name: rows.measure(rows.mean(wins(d))) for name, d in rewards.items()},
-            "margin": {name: rows.measure(rows.mean(d)) for name, d in rewards.items()},
-        },
+        **preferences(models, beta, rows),
         "drift": {
             name: {after: drift(side[before], side[after]) for before, after in steps}
             for name, side in (("chosen", chosen), ("rejected", rejected))
@@ -157,8 +163,8 @@ def by_kind(
     """
     found = {}
     for kind in sorted({k or UNINFORMED for k in kinds}) if any(kinds) else ():
-        rows = [i for i, k in enumerate(kinds) if (k or UNINFORMED) == kind]
-        part = {name: [[side[i] for i in rows] for side in sides] for name, sides in models.items()}
-        measured = pairs(part, beta, [clusters[i] for i in rows], n, seed)
-        found[kind] = {name: measured[name] for name in ("rows", "conversations", "log_prob", "reward")}
+        places = [i for i, k in enumerate(kinds) if (k or UNINFORMED) == kind]
+        part = {name: [[side[i] for i in places] for side in sides] for name, sides in models.items()}
+        rows = Bootstrap([clusters[i] for i in places], n, seed)
+        found[kind] = {**rows.counts, **preferences(part, beta, rows)}
     return {"kinds": found} if found else {}

@@ -11,17 +11,17 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import LoraConfig
 from torch.distributed.tensor import DTensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import ModelConfig, get_peft_config
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import add_fused_lm_head
 
-from stages.core.cli import UserError, one_line
 from stages.core.files import Record
 from stages.core.statistics import Array
 from stages.training import shared_prefix
 from stages.training.dataset import IGNORED, supervised
 from stages.training.settings import Train
+from stages.weights import pretrained
 from stages.weights.layers import targets
 
 SIDES = ("chosen", "rejected")
@@ -30,21 +30,13 @@ AT_ONCE = 12  # rows whose log-probabilities are computed together: those of two
 
 
 def load(folder: Path, train: Train) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a local folder, safetensors only, no remote code; ready for `collator(train, ...)`.
+    """Model and tokenizer of a local folder (`pretrained.load`), ready for `collator(train, ...)`.
 
     Weights that are trained are float32 whatever `train.dtype` is: bfloat16 would round small steps of the optimizer away.
     What an adapter leaves frozen, and adapters themselves (PEFT's are float32), need no such copy.
     """
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, train.dtype if train.lora_r else "float32"),
-            use_safetensors=True,
-            attn_implementation=train.attn_implementation,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as e:
-        raise UserError(f"{folder}: cannot be loaded as a model: {one_line(e)}") from None
+    dtype = getattr(torch, train.dtype if train.lora_r else "float32")
+    model, tokenizer = pretrained.load(folder, dtype=dtype, attn_implementation=train.attn_implementation)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if train.rows == "shared":

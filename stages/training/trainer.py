@@ -126,11 +126,13 @@ class Tokenised:
         return dataset  # its columns are there: the model's own, from before it was changed
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Order:
-        how = (self.args.per_device_train_batch_size, self.args.seed)
+        size, seed = self.args.per_device_train_batch_size, self.args.seed
         if isinstance(self.data_collator, shared_prefix.Collator):
-            return Order(order.by_conversation, list(self.train_dataset["conversation"]), *how)
+            # a group's replies cancel out within a step (docs/training.md), however many batches and processes make it up
+            step = size * self.args.gradient_accumulation_steps * self.args.world_size
+            return Order(order.by_conversation, list(self.train_dataset["conversation"]), step, seed)
         lengths = [sum(len(ids) for ids in row.values() if isinstance(ids, list)) for row in self.train_dataset]
-        return Order(order.by_length, lengths, *how)
+        return Order(order.by_length, lengths, size, seed)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """TRL's schedule, but the last step is never one of the warm-up, whose first step has rate 0."""

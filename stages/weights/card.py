@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from stages.core.files import Record
+from stages.core.files import Record, read_text
 from stages.core.params import flat
 from stages.weights.digest import GGUF, identity, of_file
 from stages.weights.gguf import plain_arrays
@@ -39,7 +39,6 @@ def card(
         metrics: on held-out rows; every {"value", "ci"} in it becomes a line.
     """
     from huggingface_hub import ModelCardData
-    from jinja2 import Environment, StrictUndefined
 
     name, licence = about(base)
     values = dict(flat(settings))
@@ -51,8 +50,8 @@ def card(
         pipeline_tag="text-generation",
         tags=["interaction-to-align", "personalization", "conversational", "trl", stage, f"arxiv:{PAPER}"],
     )
-    page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(TEMPLATE.read_text("utf-8"))
-    return page.render(
+    return filled(
+        TEMPLATE,
         head=head.to_yaml(),
         name=name,
         licence=licence,
@@ -66,6 +65,14 @@ def card(
         inputs=[(path, identity(path) if path.is_dir() else of_file(path)) for path in inputs],
         versions=", ".join(f"{library} {version(library)}" for library in LIBRARIES),
     )
+
+
+def filled(template: Path, **values: Any) -> str:
+    """The Jinja template filled. Raises jinja2.UndefinedError for a value that it names and does not get."""
+    from jinja2 import Environment, StrictUndefined
+
+    page = Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(read_text(template))
+    return page.render(**values)
 
 
 def about(base: Path) -> tuple[str | None, str | None]:

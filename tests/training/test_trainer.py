@@ -2,6 +2,7 @@
 
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -10,6 +11,7 @@ from tiny import one_thread  # noqa: F401
 from stages.core.cli import UserError
 from stages.training import model, trainer
 from stages.training.curves import Curves
+from stages.training.shared_prefix import Collator
 from stages.weights.chat import encode
 
 pytestmark = pytest.mark.slow
@@ -115,6 +117,16 @@ def test_accumulation_must_be_shared_out_evenly(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=r"^sft\.gradient_accumulation_steps: 3 is not a multiple of the 2 processes$"):
         config(sft__gradient_accumulation_steps=3)
+
+
+@pytest.mark.parametrize(("size", "accumulated", "processes"), [(12, 1, 1), (2, 6, 1), (3, 2, 2)])
+def test_a_conversation_is_whole_in_a_step_however_many_batches_make_it_up(size, accumulated, processes):
+    conversations = [str(n // 12) for n in range(60)]
+    args = SimpleNamespace(per_device_train_batch_size=size, gradient_accumulation_steps=accumulated,
+                           world_size=processes, seed=1)  # fmt: skip
+    made = SimpleNamespace(args=args, train_dataset={"conversation": conversations}, data_collator=Collator(0))
+    drawn = [conversations[i] for i in trainer.Tokenised._get_train_sampler(made)]
+    assert all(len({*drawn[n : n + 12]}) == 1 for n in range(0, 60, 12)) and drawn != sorted(drawn)
 
 
 @pytest.mark.parametrize("loss", [name for name in losses() if name != "sft"])
