@@ -55,7 +55,7 @@ def test_marks_of_other_scripts(text):
     assert sentences(text.replace("|", " ")) == text.split("|") and all(map(ended, text.split("|")))
 
 
-@pytest.mark.parametrize("name", ["seeds/profiles", "seeds/personalities", "import/study_profiles"])
+@pytest.mark.parametrize("name", ["seeds/profiles", "seeds/personalities"])
 def test_the_texts_of_the_repository_split_after_every_mark_and_blank(name):
     """The rule that all stored trees were made with."""
     for line in (ROOT / f"data/{name}.jsonl").read_text().splitlines():
