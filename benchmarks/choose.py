@@ -1,7 +1,8 @@
-"""Crossed choice: time and log-probabilities of three ways to compute it, one after the other in one run.
+"""Crossed choice and its twin without history: time and log-probabilities of three ways to compute them, in one run.
 
 rows: a row for every history and reply, all logits (as one writes it down first); forest: the rows of a user as a forest of
-tokens (training/shared_prefix.py); cache: what the stage does, replies behind the keys and values of their history.
+tokens (training/shared_prefix.py); cache: what the stage does, replies behind the keys and values of their history, what
+readings have in common computed once.
 
 Run: python -m benchmarks.choose --weights models/base --groups data/crossed/groups.jsonl [--number 60]
 """
@@ -55,20 +56,21 @@ def main() -> None:
     model, tokenizer = choices.load(a.weights)
     shared, _ = choices.load(a.weights)
     shared_prefix.share(shared)
-    asked: Rows = [
-        choices.tokens(tokenizer, context, [user["reply"] for user in group["users"]])
-        for group in chosen
-        for context in contexts(group, None, "history")
+    by_group = [
+        ([c for reading in ("history", "none") for c in contexts(g, None, reading)], [user["reply"] for user in g["users"]])
+        for g in chosen
     ]
+    asked: Rows = [choices.tokens(tokenizer, context, replies) for before, replies in by_group for context in before]
     naive = sum(len(before) + len(reply) for before, replies in asked for reply in replies)
-    once = sum(len(before) + sum(map(len, replies)) for before, replies in asked)
+    unique = {(tuple(before), str(replies)): len(before) + sum(map(len, replies)) for before, replies in asked}
+    once = sum(unique.values())
     print(
         f"{len(chosen)} groups, {torch.get_num_threads()} threads; tokens: rows {naive}, once {once} ({naive / once:.2f}x)"
     )
     ways = {
         "rows": lambda: rows(model, asked),
         "forest": lambda: forest(shared, asked),
-        "cache": lambda: [value for before, replies in asked for value in choices.sums(model, before, replies)],
+        "cache": lambda: [value for group in by_group for value in choices.matrix(model, tokenizer, *group).ravel()],
     }
     first: tuple[float, float, list[float]] | None = None
     for name, way in ways.items():

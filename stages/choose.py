@@ -85,16 +85,23 @@ def questions(p: Params, a: Namespace) -> list[Question]:
 
 
 def local(a: Namespace, folder: Path, asked: list[Question]) -> list[Any]:
-    """L of each question from the weights in `folder`."""
+    """L of each question from the weights in `folder`, group by group: a short history is the same in several readings."""
+    import numpy as np
+
     from stages.training.choices import load, matrix
 
     model, tokenizer = load(folder)
-    found = []
-    with Progress(f"choose: {a.choices.stem}", len(asked)) as progress:
-        for _, group, before in asked:
-            found.append(matrix(model, tokenizer, before, [user["reply"] for user in group["users"]]))
+    places: dict[str, list[int]] = {}
+    for n, (_, group, _) in enumerate(asked):
+        places.setdefault(group["group"], []).append(n)
+    found: dict[int, Any] = {}
+    with Progress(f"choose: {a.choices.stem}", len(places)) as progress:
+        for at in places.values():
+            contexts = [context for n in at for context in asked[n][2]]
+            scores = matrix(model, tokenizer, contexts, [user["reply"] for user in asked[at[0]][1]["users"]])
+            found |= zip(at, np.split(scores, len(at)), strict=True)
             progress.step()
-    return found
+    return [found[n] for n in range(len(asked))]
 
 
 def by_letters(client: Client, p: Params, a: Namespace, model: str, asked: list[Question]) -> list[partial[Any]]:
@@ -176,7 +183,8 @@ def main() -> None:
     rows, metrics = ([], {"skipped": why}) if why else measured(p, a)
     write_jsonl(a.choices, rows)
     write_json(a.metrics, metrics)
-    print(f"choose: {a.choices.stem}: " + (why or f"pair accuracy {metrics['pair_accuracy']}, top-1 {metrics['top1']}"))
+    found = why or f"{len(rows)} groups, pair accuracy {metrics['pair_accuracy']}, top-1 {metrics['top1']}"
+    print(f"choose: {a.choices.stem}: {found}")
 
 
 if __name__ == "__main__":

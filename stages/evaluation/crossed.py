@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stages.core.cli import UserError
 from stages.core.files import Record, read_objects
@@ -40,11 +41,16 @@ def pair_accuracy(scores: Array) -> float:
     return float(((margin > noise) + 0.5 * (np.abs(margin) <= noise)).mean())
 
 
-def top1(scores: Array) -> float:
-    """Share of the users whose own reply has the greatest L[i, j] less the mean of column j; equals share."""
+def best(scores: Array) -> NDArray[np.bool_]:
+    """Whether reply j has the greatest L[i, j] less the mean of column j, for each user i: [N, N]; several, where equal."""
     centred = scores - scores.mean(0)
-    best = centred >= centred.max(1, keepdims=True) - TIE * np.abs(scores).max()
-    return float((np.diag(best) / best.sum(1)).mean())
+    return np.asarray(centred >= centred.max(1, keepdims=True) - TIE * np.abs(scores).max())
+
+
+def top1(scores: Array) -> float:
+    """Share of the users whose own reply is the best one (`best`); equals share."""
+    found = best(scores)
+    return float((np.diag(found) / found.sum(1)).mean())
 
 
 def overlap(group: Record) -> Array:
@@ -58,11 +64,28 @@ def by_group(matrices: Sequence[Array]) -> Array:
     return np.array([[pair_accuracy(m), top1(m)] for m in matrices])
 
 
-def measured(values: Array, resamples: int, seed: int) -> Record:
-    """Means over groups, with intervals by a bootstrap over groups, from [groups, 2]; a single group has no interval."""
+def mean(values: Array, resamples: int, seed: int) -> Record:
+    """Mean over groups, [groups], and its interval by a bootstrap over groups; a single group has none."""
     drawn = resampled_means(values, np.ones_like(values), resamples, seed)
-    cis = interval(drawn, len(values))
-    return {name: {"value": rounded(values[:, n].mean()), "ci": cis[n]} for n, name in enumerate(MEASURES)}
+    return {"value": rounded(values.mean()), "ci": interval(drawn, len(values))}
+
+
+def measured(values: Array, resamples: int, seed: int) -> Record:
+    """`mean` of each of MEASURES, from [groups, 2]."""
+    return {name: mean(values[:, n], resamples, seed) for n, name in enumerate(MEASURES)}
+
+
+def gain(first: Mapping[str, float], second: Mapping[str, float], resamples: int, seed: int) -> Record:
+    """What the values by group of `first` have over those of `second`, on the groups that both have.
+
+    Returns:
+        `difference` and `ci` (see `mean`), and `p` by sign flips of groups, which are drawn where they cannot all be tried.
+    """
+    both = [group for group in first if group in second]
+    differences = np.array([first[group] - second[group] for group in both])
+    found = mean(differences, resamples, seed)
+    p = rounded(sign_flip(differences[:, None], both, resamples, seed), 6)
+    return {"difference": found["value"], "ci": found["ci"], "p": p}
 
 
 def summary(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]], resamples: int, seed: int) -> dict[str, Any]:
@@ -145,10 +168,10 @@ def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, se
 
     Args:
         arms: rows of `read_rows` by arm.
-        resamples: of the bootstrap over groups, and of sign flips where they cannot all be tried; drawn from `seed`.
+        resamples, seed: see `gain`.
     Returns:
         models: by arm with rows `pair_accuracy`, `top1`, and those of the twin `no_history`; vs_base: by arm the difference
-        of pair accuracies with `ci`, `p` (sign flips by group) and `p_holm` over the arms; about: groups, chance, `overlap`.
+        of pair accuracies (`gain`), with `p_holm` over the arms; about: groups, chance, `overlap`.
     """
     values = {arm: np.array([[row[name] for name in MEASURES] for row in rows]) for arm, rows in arms.items() if rows}
     models = {
@@ -158,14 +181,8 @@ def compared(arms: Mapping[str, Sequence[Record]], base: str, resamples: int, se
         }
         for arm in values
     }
-    of = {arm: dict(zip([row["group"] for row in arms[arm]], values[arm][:, 0], strict=True)) for arm in values}
-    vs_base = {}
-    for arm in [arm for arm in values if arm != base and base in values]:
-        both = [name for name in of[arm] if name in of[base]]
-        gains = np.array([[of[arm][name] - of[base][name]] for name in both])
-        drawn = resampled_means(gains, np.ones_like(gains), resamples, seed)[:, 0]
-        p = rounded(sign_flip(gains, both, resamples, seed), 6)
-        vs_base[arm] = {"difference": rounded(gains.mean()), "ci": interval(drawn, len(both)), "p": p}
+    of = {arm: {row["group"]: row["pair_accuracy"] for row in arms[arm]} for arm in values}
+    vs_base = {arm: gain(of[arm], of[base], resamples, seed) for arm in values if arm != base and base in values}
     for entry, corrected in zip(vs_base.values(), holm([entry["p"] for entry in vs_base.values()]), strict=True):
         entry["p_holm"] = corrected
     rows = next((rows for rows in arms.values() if rows), [])

@@ -26,7 +26,7 @@ class Choose(Section):
     most: int = Field(ge=2)
     """Groups used, alike by kind; more than the file has: all."""
     exchanges: bool
-    """Whether the curve over the exchanges seen is measured, too: about eight times the work."""
+    """Whether the curve over the exchanges seen is measured, too: about five times the work."""
     samples: int = Field(ge=1)
     """Draws of each rotation from an API model whose server tells no log-probabilities."""
     seed: int

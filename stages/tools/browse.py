@@ -15,11 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, jsonl_files, read_jsonl, read_text, replacing
 from stages.core.params import load_yaml
 from stages.dialogue import tree
-from stages.evaluation.crossed import TIE
+from stages.evaluation.crossed import best
 from stages.text import groups
 
 TEMPLATE = Path(__file__).with_name("browse.html")
@@ -189,14 +191,6 @@ def cases_index(rows: list[Record]) -> list[Record]:
     ]
 
 
-def chosen(matrix: list[list[float]]) -> list[list[int]]:
-    """For each user i the replies with the greatest L[i, j] less the mean of column j: evaluation/crossed.py, `top1`."""
-    means = [sum(column) / len(matrix) for column in zip(*matrix, strict=True)]
-    margins = [[x - mean for x, mean in zip(row, means, strict=True)] for row in matrix]
-    noise = TIE * max(abs(x) for row in matrix for x in row)
-    return [[j for j, x in enumerate(row) if x >= max(row) - noise] for row in margins]
-
-
 def crossed(data: Data, path: Path) -> tuple[list[str], list[Record]]:
     """(arms, the groups of crossed choice at `path`, each with `arms`: what each arm that was asked of it chose)."""
     found = [groups.checked(g, f"{path}:{n}") for n, g in enumerate(data.other("groups", path), 1)]
@@ -206,7 +200,8 @@ def crossed(data: Data, path: Path) -> tuple[list[str], list[Record]]:
         for row in data.read("groups", "choices/*.jsonl", arm):
             if row["group"] in of:
                 kept = {k: row[k] for k in ("pair_accuracy", "top1", "overlap")}
-                of[row["group"]][arm] = {**kept, "chosen": chosen(row["log_probs"]["history"])}
+                chosen = [np.flatnonzero(of_user).tolist() for of_user in best(np.array(row["log_probs"]["history"]))]
+                of[row["group"]][arm] = {**kept, "chosen": chosen}
     return [arm for arm in arms if any(arm in x for x in of.values())], [{**g, "arms": of[g["group"]]} for g in found]
 
 

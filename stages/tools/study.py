@@ -21,18 +21,18 @@ import numpy as np
 
 from stages.core.cli import UserError, parser, run
 from stages.core.files import Record, read_lines, write_json, write_jsonl
-from stages.core.statistics import holm, interval, resampled_means, rounded, sign_flip
+from stages.core.statistics import holm, rounded
 from stages.core.tables import Column, markdown, number, p_value, rows
 from stages.core.tables import interval as shown
 from stages.evaluation.answer import signed, signed_interval
-from stages.evaluation.crossed import MEASURES, pair_accuracy
+from stages.evaluation.crossed import MEASURES, gain, mean, pair_accuracy
 from stages.tools import preset
 
 OUT = Path("docs/results")
 CHOICES = Path("data", "choices")
 HERE = "two cores"  # the `machine` of the lines that a run writes
 WHOLE = "study"
-RESAMPLES, SEED = 10_000, 1
+DRAWS = 10_000, 1  # resamples and their seed
 WORDS = "shared words"  # label: the reply is chosen that shares most content words with the history, no model
 CONTRASTS = [  # (first, less): what is compared besides base, where a machine has both
     ("dpo", "sft"),
@@ -47,14 +47,14 @@ CONTRASTS = [  # (first, less): what is compared besides base, where a machine h
 ]
 MODELS: list[Column] = [
     ("model", "label", str), ("seeds", "seeds", str), ("rows", "pairs", str), ("pairs right", "value", number),
-    ("95 % interval", "ci", shown), ("against base", "gain.value", signed), ("95 % interval", "gain.ci", signed_interval),
-    ("p Holm", "gain.p_holm", p_value), ("top-1", "top1", number), ("no history", "no_history", number),
-    ("held-out pairs", "held_out", number),
+    ("95 % interval", "ci", shown), ("against base", "gain.difference", signed),
+    ("95 % interval", "gain.ci", signed_interval), ("p Holm", "gain.p_holm", p_value), ("top-1", "top1", number),
+    ("no history", "no_history", number), ("held-out pairs", "held_out", number),
 ]  # fmt: skip
 BETWEEN: list[Column] = [
     ("first", "first", str), ("less", "second", str),
-    ("pairs right", "pair_accuracy.value", signed), ("95 % interval", "pair_accuracy.ci", signed_interval),
-    ("p", "pair_accuracy.p", p_value), ("top-1", "top1.value", signed), ("95 % interval", "top1.ci", signed_interval),
+    ("pairs right", "pair_accuracy.difference", signed), ("95 % interval", "pair_accuracy.ci", signed_interval),
+    ("p", "pair_accuracy.p", p_value), ("top-1", "top1.difference", signed), ("95 % interval", "top1.ci", signed_interval),
     ("p", "top1.p", p_value),
 ]  # fmt: skip
 
@@ -117,6 +117,8 @@ def collected() -> Iterator[Record]:
         found = revision(experiment(name))
         extracted = json.loads(at(found, "results/extract_pairs.json"))["rows"]
         counts = {"dpo": extracted["pairs_train"], "sft": extracted["sft_train"]}
+        if "dpo2" in arms:
+            counts["dpo2"] = json.loads(at(found, "results/rounds/2/extract_pairs.json"))["rows"]["pairs_train"]
         accuracy = json.loads(at(found, "results/dpo.json"))["val"]["reward"]["accuracy"]
         yield from lines_of(name, arms, counts, {"dpo": accuracy["dpo"]["value"]}, found)
 
@@ -130,21 +132,6 @@ def means(lines: Sequence[Record], measure: str) -> dict[str, float]:
     """By group, the mean over runs, on the groups that all have."""
     both = set.intersection(*(set(line["groups"]) for line in lines))
     return {g: float(np.mean([line["groups"][g][measure] for line in lines])) for g in sorted(both)}
-
-
-def mean(values: dict[str, float]) -> Record:
-    """Mean over groups and its bootstrap interval."""
-    array = np.array([list(values.values())]).T
-    drawn = resampled_means(array, np.ones_like(array), RESAMPLES, SEED)[:, 0]
-    return {"value": rounded(array.mean()), "ci": interval(drawn, len(array))}
-
-
-def gain(first: dict[str, float], second: dict[str, float]) -> Record:
-    """The mean difference over the groups that both have, its bootstrap interval, and p by sign flips of groups."""
-    both = [g for g in first if g in second]
-    differences = {g: first[g] - second[g] for g in both}
-    array = np.array([list(differences.values())]).T
-    return {**mean(differences), "p": rounded(sign_flip(array, both, RESAMPLES, SEED), 6)}
 
 
 def by_label(lines: Sequence[Record], machine: str) -> dict[str, list[Record]]:
@@ -163,13 +150,14 @@ def models(lines: Sequence[Record], machine: str) -> list[Record]:
     for label, runs in of.items():
         accuracy = means(runs, "pair_accuracy")
         entry = {
-            "label": label, "seeds": len(runs), "pairs": runs[0]["pairs"] or "", **mean(accuracy),
+            "label": label, "seeds": len(runs), "pairs": runs[0]["pairs"] or "",
+            **mean(np.array(list(accuracy.values())), *DRAWS),
             **{m: rounded(float(np.mean(list(means(runs, m).values())))) for m in ("top1", "no_history")},
         }  # fmt: skip
         if runs[0]["held_out"] is not None:
             entry["held_out"] = rounded(float(np.mean([line["held_out"] for line in runs])))
         if label not in ("base", WORDS):
-            entry["gain"] = gain(accuracy, means(of["base"], "pair_accuracy"))
+            entry["gain"] = gain(accuracy, means(of["base"], "pair_accuracy"), *DRAWS)
         made.append(entry)
     gains = [entry["gain"] for entry in made if "gain" in entry]
     for entry, corrected in zip(gains, holm([entry["p"] for entry in gains]), strict=True):
@@ -181,7 +169,7 @@ def between(lines: Sequence[Record], machine: str) -> list[Record]:
     """The differences of CONTRASTS, of those whose labels the machine has."""
     of = by_label(lines, machine)
     return [
-        {"first": a, "second": b, **{m: gain(means(of[a], m), means(of[b], m)) for m in MEASURES}}
+        {"first": a, "second": b, **{m: gain(means(of[a], m), means(of[b], m), *DRAWS) for m in MEASURES}}
         for a, b in CONTRASTS
         if a in of and b in of
     ]
@@ -198,9 +186,10 @@ def curves(lines: Sequence[Record], machine: str) -> list[Record]:
     made = []
     for reading, seen in steps:
         values = {label: {g: readings[reading][g] for g in both} for label, readings in of.items()}
-        entry: Record = {"seen": seen, **{label: mean(values[label])["value"] for label in values}}
+        averages = {label: rounded(np.mean(list(accuracy.values()))) for label, accuracy in values.items()}
+        entry: Record = {"seen": seen, **averages}
         if {"base", "dpo"} <= set(values):
-            entry["gain"] = gain(values["dpo"], values["base"])
+            entry["gain"] = gain(values["dpo"], values["base"], *DRAWS)
         made.append(entry)
     return made
 
@@ -218,7 +207,7 @@ def tables(lines: Sequence[Record]) -> list[str]:
             columns: list[Column] = [("exchanges seen", "seen", str)]
             columns += [(label, label, number) for label in found[0] if label not in ("seen", "gain")]
             if "gain" in found[0]:
-                columns += [("dpo less base", "gain.value", signed), ("95 % interval", "gain.ci", signed_interval)]
+                columns += [("dpo less base", "gain.difference", signed), ("95 % interval", "gain.ci", signed_interval)]
             made.append(markdown(rows(columns, found)))
     return made
 

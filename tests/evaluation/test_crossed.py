@@ -1,5 +1,7 @@
 """Crossed choice: identities, planted models, and groups that cannot be crossed."""
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,8 +15,8 @@ SCORES = st.integers(2, 5).flatmap(lambda n: arrays(float, (n, n), elements=st.i
 
 
 @given(SCORES, st.randoms())
-def test_the_order_of_users_changes_nothing(scores, random):
-    order = random.sample(range(len(scores)), len(scores))
+def test_the_order_of_users_changes_nothing(scores, rng):
+    order = rng.sample(range(len(scores)), len(scores))
     assert crossed.pair_accuracy(scores[order][:, order]) == pytest.approx(crossed.pair_accuracy(scores))
     assert crossed.top1(scores[order][:, order]) == pytest.approx(crossed.top1(scores))
 
@@ -76,11 +78,26 @@ def test_readings_cut_a_history_at_its_exchanges():
     assert crossed.curve([group()]) == ["first_1", "last_1"]
 
 
+def test_the_best_replies_are_those_that_top1_counts():
+    draw = random.Random(1)
+    for _ in range(50):
+        scores = np.array([[draw.choice((-3.0, -2.0, -1.5)) for _ in range(3)] for _ in range(3)])
+        margins = scores - scores.mean(0)
+        for row, best in zip(margins, crossed.best(scores), strict=True):
+            assert {*np.flatnonzero(best)} == {j for j in range(3) if row[j] > row.max() - 1e-8}
+        assert crossed.top1(scores) == pytest.approx(np.mean([b[i] / b.sum() for i, b in enumerate(crossed.best(scores))]))
+
+
 def test_fewer_groups_are_alike_by_kind():
     kinds = ["a", "a", "a", "b", "b", "c"]
     groups = [group(n, kind) for n, kind in enumerate(kinds)]
     assert [g["group"] for g in crossed.most(groups, 4)] == ["g0", "g1", "g3", "g5"]
     assert crossed.most(groups, 99) == groups
+
+
+def test_a_gain_is_on_the_groups_that_both_have():
+    first, second = {"a": 1.0, "b": 0.5, "c": 0.0}, {"a": 0.5, "b": 0.5, "x": 1.0}
+    assert crossed.gain(first, second, 100, 1)["difference"] == 0.25
 
 
 def test_arms_are_compared_with_base_on_the_groups_that_both_have():

@@ -1,17 +1,14 @@
 """The page of `make browse`: what goes into it, and (in headless Chromium, where there is one) that it works."""
 
 import json
-import random
 import re
 import time
 
-import numpy as np
 import pytest
 from conftest import ROOT, complains
 from omegaconf import OmegaConf
 
 from stages.core.files import write_jsonl
-from stages.evaluation.crossed import top1
 from stages.tools import browse
 
 pytestmark = pytest.mark.slow
@@ -340,15 +337,6 @@ def test_trees_that_params_name():
     changed = {"more_trees": "b", "groups": "c"}
     params = {"extract_pairs": {"trees": "data/trees.jsonl", "more_trees": "a"}, "rounds": {"2": {"extract_pairs": changed}}}
     assert [*map(str, browse.used_trees(params))] == ["data/trees.jsonl", "a", "b"]
-
-
-def test_choice_is_that_of_top1():
-    draw = random.Random(1)
-    for _ in range(50):
-        matrix = [[draw.choice((-3.0, -2.0, -1.5)) for _ in range(3)] for _ in range(3)]
-        picked = browse.chosen(matrix)
-        share = sum((i in best) / len(best) for i, best in enumerate(picked)) / 3
-        assert share == pytest.approx(top1(np.array(matrix)))
 
 
 @pytest.fixture

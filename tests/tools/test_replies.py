@@ -40,6 +40,7 @@ def replies(monkeypatch, capsys):
     return tool
 
 
+@pytest.mark.slow
 def test_the_cache_is_seen_shared_and_pruned(server, tmp_path, replies):
     run(server, asks(3), prices={"tiny": PRICE})
     shown = replies(tmp_path, "size")
