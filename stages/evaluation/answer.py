@@ -191,7 +191,8 @@ def answer(result: Result) -> list[str]:
     first = [shorten(headline(arms), WIDTH, placeholder=" ..."), *(wide(measure(result)) if arms else [])]
     last = [line for says in ([origin(result, arms)] if arms else []) for line in wide(says)]
     last += [*wide(cost(result, arms)), *wide(judged(result))]
-    table = text(rows(CHOICE, arms)).splitlines() if arms else []
+    columns = [c for c in CHOICE if c[0] != "no memory" or any(m["twin"] for m in arms)]
+    table = text(rows(columns, arms)).splitlines() if arms else []
     room = LINES - len(first) - len(last) - 2
     if len(table) > room:
         table = [*table[: room - 1], f"... and {len(table) - room + 1} more arms: python -m stages.evaluation.table"]

@@ -175,7 +175,8 @@ class Endpoint:
             meaning = f"status_{fault.status}" if self._answered and self._forbidden < FORBIDDEN_ROW else faults.STOP
         if meaning == faults.STOP:
             what = ": out of quota or balance" if fault.status in (402, 429) else f" answers {fault.status}"
-            return UserError(f"endpoint {self.name}{what}: {message}")
+            advice = f"; is {self.limits.key_env} right?" if fault.status in (401, 403) and self.limits.key_env else ""
+            return UserError(f"endpoint {self.name}{what}: {message}{advice}")
         if meaning == f"status_{fault.status}" and fault.status in (400, 422) and not self._local:
             sent = json.loads(body)
             if name := fault.named(sent):
@@ -225,8 +226,10 @@ class Endpoint:
         patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
         if time.monotonic() + pause > begun + patience:
             if self._answered < begun and (limited or not fault):
-                what = "keeps to its rate limit" if limited else "is not there"
-                raise UserError(f"endpoint {self.name} at {replica.url} {what}: {message}")
+                what, advice = ("keeps to its rate limit", "") if limited else (
+                    "is not there", f"; start it, or correct llm.endpoints.{self.name}.base_url"
+                )  # fmt: skip
+                raise UserError(f"endpoint {self.name} at {replica.url} {what}: {message}{advice}")
             raise CallFailed("deadline", message)
         return pause
 

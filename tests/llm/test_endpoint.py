@@ -150,10 +150,11 @@ def test_an_error_in_a_router_s_answer_is_asked_again_as_that_status(server, cod
     assert run(server, ask).value == "fine" and len(server.requests) == 2
 
 
-def test_a_router_s_answer_that_says_401_stops_the_run(server):
+def test_a_router_s_answer_that_says_401_stops_the_run(server, monkeypatch):
+    monkeypatch.setenv("TOY_KEY", "secret")
     server.reply = lambda body: (200, {"error": {"code": 401, "message": "no such key"}})
-    with pytest.raises(UserError, match="answers 401: no such key"):
-        run(server, ask)
+    with pytest.raises(UserError, match="answers 401: no such key; is TOY_KEY right"):
+        run(server, ask, key_env="TOY_KEY")
 
 
 FLAGGED = (403, {"error": {"code": 403, "message": "Your input was flagged", "metadata": {"flagged_input": "x"}}})
@@ -233,7 +234,7 @@ def test_a_request_that_the_server_rejects_is_never_sent_again(server, status, e
 
 def test_nothing_answers(server):
     server.stop()
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match=r"is not there: .*; start it, or correct llm\.endpoints\.scripted\.base_url"):
         run(server, ask, deadline_s=0.5)
 
 
