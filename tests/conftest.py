@@ -21,12 +21,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from omegaconf import OmegaConf
 
 from stages.core import cli
 
 ROOT = Path(__file__).parent.parent
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "DVC_STUDIO_TOKEN", "AWS_ACCESS_KEY_ID", "DVC_ROOT", "DVC_EXP_NAME")
+
+
+def pytest_configure(config):
+    """`make quick` draws fewer examples of a property."""
+    settings.register_profile("quick", max_examples=20)
+    if config.option.markexpr == "not slow":
+        settings.load_profile("quick")
 
 
 def pytest_ignore_collect(collection_path, config):

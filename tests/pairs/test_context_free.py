@@ -28,6 +28,7 @@ def test_a_style_of_the_chosen_replies_is_told(language, mark):
     assert low <= 0.5 <= high
 
 
+@pytest.mark.slow
 def test_somebody_elses_note_is_no_style():
     """Each reply names what its note says; the misinformed one's note is the next tree's."""
 

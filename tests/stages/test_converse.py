@@ -26,6 +26,7 @@ def arm(project, name="other", like="base", **changes):
     project.write()
 
 
+@pytest.mark.slow
 def test_a_served_model_stands_in_the_same_table(ready, server):
     """One line of `arms` gives conversations and judgements of a model behind an API."""
     arm(ready)
@@ -41,6 +42,7 @@ def test_a_served_model_stands_in_the_same_table(ready, server):
     assert ready.rows("data/failed/converse_other.jsonl") == []
 
 
+@pytest.mark.slow
 def test_probes_and_read_outs_go_to_a_file_of_their_own(ready):
     """The conversations keep their bytes."""
     arm(ready)

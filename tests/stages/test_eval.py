@@ -164,6 +164,7 @@ def test_a_bad_row_is_one_line(project):
     complains(project.run("eval", check=False), "sft.jsonl:1", "score 7", "1-5")
 
 
+@pytest.mark.slow
 def test_crossed_choice_is_in_the_result_and_in_the_answer(project, monkeypatch):
     plain(project)
     equal, right = [[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 1.0]]

@@ -89,6 +89,7 @@ def test_trees_of_ones_own(ready):
     complains(ready.run("extract_pairs", check=False), "data/mine.jsonl:2: not a tree")
 
 
+@pytest.mark.slow
 def test_trees_of_several_files_and_kinds(ready):
     trees = [planted(n) for n in range(20)]
     for t in trees:

@@ -60,6 +60,7 @@ def test_a_base_that_is_not_on_the_hub_is_not_named_as_if_it_were(folder, source
     assert f"from `{source}`" in text and "revision ``" not in text
 
 
+@pytest.mark.slow
 def test_what_was_measured_and_set_is_in_the_card(folder):
     from hashlib import sha256
 
