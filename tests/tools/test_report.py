@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import Project, complains
+from repository import as_dvc_sees_it
 from scoring import made, with_choice
 
 from stages.evaluation.answer import answer
@@ -105,6 +106,13 @@ def test_the_scores_of_a_judge_that_passed_stand_open(project):
 def test_the_same_result_gives_the_same_page(default):
     project, *first, _ = default
     assert written(project) == tuple(first)
+
+
+def test_a_result_of_an_earlier_run_is_said_to_be_one(project):
+    as_dvc_sees_it(project)
+    write(project)
+    *_, text = written(project)
+    assert text.index("An earlier run: files, code or params of eval have changed") < text.index("**")
 
 
 def test_what_is_missing_is_named(project):
