@@ -97,6 +97,14 @@ def test_the_page_holds_the_whole_result_and_folds_a_judge_that_failed(default):
     assert "<script" not in page and "default-src 'none'" in page
 
 
+def test_on_a_phone_tables_scroll_and_the_page_does_not(chrome, default):
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    chrome.get((default[0].folder / "results/report.html").as_uri())
+    assert chrome.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+    assert chrome.execute_script("return [...document.querySelectorAll('.wide')].some(e => e.scrollWidth > e.clientWidth)")
+
+
 def test_the_scores_of_a_judge_that_passed_stand_open(project):
     write(project, calibration={"judges": {"embedded": {"passed": True, "accuracy": 0.9, "length_bias": 0.0}}})
     opened = re.sub(r"<details>.*?</details>", "", written(project)[1], flags=re.S)
