@@ -6,6 +6,7 @@ sends them, if nothing is missing, with the token of HF_TOKEN in the environment
 Run: make publish REPO=owner/name [PUSH=1] (or python -m stages.tools.publish owner/name [--push])
 """
 
+import json
 import os
 import re
 import shlex
@@ -20,10 +21,12 @@ from stages.core import params
 from stages.core.cli import UserError, one_line, parser, run
 from stages.core.files import Record, jsonl_files, read_jsonl, read_text
 from stages.core.tables import text
+from stages.evaluation.answer import answer
 from stages.pairs.crossed import KIND
 from stages.tools.against import git
 from stages.tools.blocks import cell
 from stages.tools.browse import used_trees
+from stages.tools.earlier import earlier
 from stages.weights.card import PAPER, about, filled
 
 FOLDER = Path("results/publish")
@@ -58,6 +61,16 @@ class Run:
     def model(self) -> Path:
         """Folder of the trained model."""
         return self.path("dpo", "model")
+
+    @property
+    def arms(self) -> dict[Path, list[str]]:
+        """Arms that are the trained model as it is, by the file of their system prompt."""
+        (md5,) = (out["md5"] for out in self.stages["dpo"]["outs"] if out["path"] == str(self.model))
+        found: dict[Path, list[str]] = {}
+        for name, stage in self.stages.items():
+            if name.startswith("converse@") and (str(self.model), md5) in {(d["path"], d["md5"]) for d in stage["deps"]}:
+                found.setdefault(self.path(name, "system-prompt"), []).append(name.removeprefix("converse@"))
+        return found
 
     @property
     def base(self) -> Path:
@@ -149,6 +162,24 @@ def missing(run: Run, model_licence: str | None, data_licence: str | None) -> It
         yield f"the licence of the data (its texts are of {others or 'a model without a licence'}): give DATA_LICENSE=..."
 
 
+def measured(run: Run) -> str:
+    """What the evaluation found, and the system prompt of the model in it, as Markdown; or why that is not told."""
+    path = Path("results/eval.json")
+    if not path.exists():
+        return f"Not told: {path} is missing."
+    if not run.arms:
+        return f"Not told: {path} is not of this model."
+    if line := earlier("eval"):
+        return f"Not told: {path} may not be of this model. {line}"
+    try:
+        parts = ["\n".join(answer(json.loads(read_text(path))))]
+    except (ValueError, KeyError, TypeError):
+        return f"Not told: {path} is not a result of stages.eval as it is now."
+    for prompt, arms in run.arms.items():
+        parts += [f"This model is {', '.join(arms)} there, with the system prompt {prompt}:", read_text(prompt).strip()]
+    return "\n\n".join(part if n % 2 else f"~~~~text\n{part}\n~~~~" for n, part in enumerate(parts))
+
+
 def write_model(repo: str, run: Run, licence: str | None, revision: str) -> Path:
     """A folder of links to the model's files, and its card, which also names the dataset. Returns the folder."""
     from huggingface_hub import ModelCard
@@ -158,7 +189,9 @@ def write_model(repo: str, run: Run, licence: str | None, revision: str) -> Path
     (folder / "README.md").unlink(missing_ok=True)
     card = ModelCard(read_text(run.model / "README.md"))
     card.data["license"], card.data["datasets"] = licence, [repo]
-    (folder / "README.md").write_text(f"{str(card).rstrip()} That of this folder is `{revision}`.\n", encoding="utf-8")
+    before, mark, after = str(card).rstrip().partition("## Data\n")
+    text = f"{before.rstrip()}\n\n## What this run measured\n\n{measured(run)}\n\n{mark}{after}".rstrip()
+    (folder / "README.md").write_text(f"{text} That of this folder is `{revision}`.\n", encoding="utf-8")
     return folder
 
 

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, complains, respond
@@ -12,6 +14,7 @@ from repository import as_dvc_sees_it, jsonl
 from trees import a_tree, planted
 
 from stages.core.params import load_yaml
+from stages.evaluation.answer import answer
 from stages.tools import publish
 
 TOKEN = "hf_secret0123"
@@ -21,7 +24,7 @@ PAIRS = [
      "rejected": [{"role": "assistant", "content": "No."}]} | group
     for n, group in enumerate(({}, {"kind": "crossed", "crossed_group": "g1"}, {"kind": "crossed", "crossed_group": "g2"}))
 ]  # fmt: skip
-STAGES = ("filter_personas", "roleplay", "extract_pairs", "dpo")
+STAGES = ("filter_personas", "roleplay", "extract_pairs", "dpo", "converse@dpo")
 
 
 class Hub:
@@ -123,6 +126,7 @@ def test_folders_load_back(made, tmp_path):
 
     card = (made.folder / "models/dpo/README.md").read_text()
     save(made.folder / "models/dpo")
+    shutil.copy(ROOT / "results/eval.json", "results")
     (made.folder / "models/dpo/README.md").write_text(card)
     done = published(made, "--license", "mit", "--data-license", "cc0-1.0")
     assert "Nothing was sent" in done.stdout and "missing" not in done.stdout
@@ -149,6 +153,21 @@ def test_folders_load_back(made, tmp_path):
     assert re.search(r"data/trees.jsonl: `md5 [0-9a-f]{32}`", data.text) and "calls.user" not in data.text
     ours = ModelCard.load("results/publish/model/README.md")
     assert ours.data.license == "mit" and ours.data.datasets == ["me/tiny"] and "# Tiny, DPO" in ours.text
+    found = "\n".join(answer(json.loads(Path("results/eval.json").read_text())))
+    assert f"## What this run measured\n\n~~~~text\n{found}\n~~~~\n\nThis model is dpo there" in ours.text
+    assert Path("prompts/small/assistant.txt").read_text().strip() in ours.text
+
+
+def test_an_evaluation_that_is_not_of_the_model_is_not_told(made, monkeypatch):
+    run, path = publish.Run(), Path("results/eval.json")
+    assert publish.measured(run) == f"Not told: {path} is missing."
+    path.write_text("{}")
+    assert "is not a result" in publish.measured(run)
+    monkeypatch.setattr(publish, "earlier", lambda _: "An earlier run.")
+    assert publish.measured(run) == f"Not told: {path} may not be of this model. An earlier run."
+    run.stages["dpo"]["outs"] = [{**out, "md5": "another"} for out in run.stages["dpo"]["outs"]]
+    assert publish.measured(run) == f"Not told: {path} is not of this model."
+    assert "model me/tiny" in published(made).stdout, "it is published without"
 
 
 @pytest.mark.slow
