@@ -16,10 +16,11 @@ from stages.core.tables import Rows
 from stages.evaluation.answer import answer
 from stages.tools.blocks import Block, cell
 
-# by these parts of the protocol two scores are measured; the rest (what was trained on, and how) is what is compared
+# by these parts of the protocol two scores are measured; the rest (what was trained on, and how) is what is compared, and
+# params.eval moves intervals and p-values alone
 MEASUREMENT = (
     "scale", "turns", "cases", "profiles", "judges", "prompts_sha256.judge", "prompts_sha256.user", "params.judge.",
-    "params.user.", "params.converse.", "params.eval.",
+    "params.user.", "params.converse.",
 )  # fmt: skip
 
 

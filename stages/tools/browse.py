@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from stages.core.params import load_yaml
 from stages.dialogue import tree
 from stages.evaluation.crossed import best
 from stages.text import groups
+from stages.tools.earlier import earlier
 
 TEMPLATE = Path(__file__).with_name("browse.html")
 POOLS = ("profiles", "personalities", "train", "eval")
@@ -281,6 +283,8 @@ def main() -> None:
     with replacing(a.out) as f:
         f.writelines(page(a.data, [*used_trees(params), *a.trees], Path(params["choose"]["groups"])))
     print(f"{a.out}: {a.out.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    if line := earlier(*STAGES.values()):
+        print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

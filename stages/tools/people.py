@@ -17,6 +17,7 @@ from stages.evaluation.answer import CI
 from stages.evaluation.settings import Eval
 
 T = TypeVar("T", bound=BaseModel)
+KEYS = Path("results/survey")
 
 
 class _Read(BaseModel):
@@ -65,16 +66,20 @@ def _read(path: Path, schema: type[T], what: str) -> T:
         raise UserError(f"{path}: not {what}: {at + ': ' if at else ''}{fault['msg']}") from None
 
 
-def read(key: Path, files: Sequence[Path]) -> tuple[Key, list[Answers]]:
+def read(key: Path | None, files: Sequence[Path]) -> tuple[Key, list[Answers]]:
     """The key and everybody's answers.
 
+    Args:
+        key: file of the key; None: the one that make survey kept for the survey of the first answers.
     Raises:
         UserError: a file that is none, of another survey, with a pair or an answer that there is not; two of one rater.
     """
+    answers = [_read(path, Answers, "a file of answers that the survey's page saves") for path in files]
+    key = key or KEYS / f"key-{answers[0].survey}.json"
+    if not key.exists():
+        raise UserError(f"{key}: no such file, the key of survey {answers[0].survey} ({files[0]}); give --key")
     known, found = _read(key, Key, "the key that make survey writes"), dict[str, Path]()
-    several = []
-    for path in files:
-        one = _read(path, Answers, "a file of answers that the survey's page saves")
+    for path, one in zip(files, answers, strict=True):
         if one.survey != known.id:
             raise UserError(f"{path}: answers of survey {one.survey}, and {key} is of {known.id}; give --key")
         if one.rater in found:
@@ -83,8 +88,7 @@ def read(key: Path, files: Sequence[Path]) -> tuple[Key, list[Answers]]:
             if pair not in known.pairs or choice not in (0, 1, 2):
                 raise UserError(f"{path}: answer {choice} to pair {pair}; the survey has no such pair or answer")
         found[one.rater] = path
-        several.append(one)
-    return known, several
+    return known, answers
 
 
 def preferences(key: Key, several: Sequence[Answers], pairs: Sequence[str]) -> Array:
@@ -126,12 +130,13 @@ def comparison(key: Key, several: Sequence[Answers], pairs: Sequence[str], p: Ev
     asked = [key.pairs[pair] for pair in pairs]
     profiles = [a.profile for a in asked]
     values = preferences(key, several, pairs)
+    answered = (~np.isnan(values)).any(1)
     choices = np.array([np.nan if a.machine.choice is None else a.machine.choice for a in asked])
     same = agreement(values, choices)
     return {
         "names": list(asked[0].names),
-        "pairs": int((~np.isnan(values)).any(1).sum()),
-        "profiles": len(set(profiles)),
+        "pairs": int(answered.sum()),
+        "profiles": len(set(np.array(profiles)[answered])),
         "answers": int((~np.isnan(values)).sum()),
         "preferred": share(values, profiles, p),
         "no_difference": rounded(float((values == 0.5).sum() / max(1, (~np.isnan(values)).sum()))),

@@ -6,11 +6,14 @@ sends them, if nothing is missing, with the token of HF_TOKEN in the environment
 Run: make publish REPO=owner/name [PUSH=1] (or python -m stages.tools.publish owner/name [--push])
 """
 
+import json
 import os
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +21,22 @@ from stages.core import params
 from stages.core.cli import UserError, one_line, parser, run
 from stages.core.files import Record, jsonl_files, read_jsonl, read_text
 from stages.core.tables import text
+from stages.evaluation.answer import answer
+from stages.pairs.crossed import KIND
 from stages.tools.against import git
 from stages.tools.blocks import cell
 from stages.tools.browse import used_trees
+from stages.tools.earlier import earlier
 from stages.weights.card import PAPER, about, filled
 
 FOLDER = Path("results/publish")
 CARD = Path(__file__).with_name("dataset_card.md.j2")
+# of pairs, and whose their two replies are
+KINDS = {
+    "uninformed": "a responder with a note on the user, and one without",
+    "misinformed": "a responder with a note on the user, and one with a note on another user",
+    KIND: "chosen: for this user; rejected: for another user of the group, whose last message is the same",
+}
 
 
 class Run:
@@ -49,6 +61,16 @@ class Run:
     def model(self) -> Path:
         """Folder of the trained model."""
         return self.path("dpo", "model")
+
+    @property
+    def arms(self) -> dict[Path, list[str]]:
+        """Arms that are the trained model as it is, by the file of their system prompt."""
+        (md5,) = (out["md5"] for out in self.stages["dpo"]["outs"] if out["path"] == str(self.model))
+        found: dict[Path, list[str]] = {}
+        for name, stage in self.stages.items():
+            if name.startswith("converse@") and (str(self.model), md5) in {(d["path"], d["md5"]) for d in stage["deps"]}:
+                found.setdefault(self.path(name, "system-prompt"), []).append(name.removeprefix("converse@"))
+        return found
 
     @property
     def base(self) -> Path:
@@ -77,16 +99,50 @@ class Run:
         return {"train": self.path("dpo", "train"), "validation": self.path("dpo", "val")}
 
     @property
+    def own(self) -> list[Path]:
+        """Files of pairs that extract_pairs did not make."""
+        made = {self.path("extract_pairs", f"pairs-{part}") for part in ("train", "val")}
+        return [path for path in self.pairs.values() if path not in made]
+
+    @cached_property
+    def rows(self) -> dict[str, list[Record]]:
+        """The pairs, as far as they are there, by split; `kind` is written out where a row has one."""
+        found = {split: read_jsonl(path) if path.exists() else [] for split, path in self.pairs.items()}
+        if self.own or not any("kind" in row for rows in found.values() for row in rows):
+            return found
+        return {split: [{"kind": "uninformed", **row} for row in rows] for split, rows in found.items()}
+
+    @property
+    def kinds(self) -> dict[str, list[int]]:
+        """Rows of each kind of pairs in every split."""
+        unnamed = "-" if self.own else "uninformed"
+        counts = [Counter(row.get("kind", unnamed) for row in rows) for rows in self.rows.values()]
+        return {kind: [c[kind] for c in counts] for kind in sum(counts, Counter())}
+
+    def origins(self, kind: str) -> list[Path]:
+        """Files that pairs of a kind were made from."""
+        if len(self.own) == len(self.pairs):
+            return self.own
+        groups = Path(self.params("extract_pairs")["extract_pairs"]["groups"])
+        return self.own + (jsonl_files(groups) if kind == KIND else self.trees)
+
+    @property
     def writers(self) -> dict[str, str]:
-        """The model of each role that wrote a text of the data; trees of one's own by their path."""
+        """The model of each role that wrote a text of the data; files that the run did not write by their path."""
         grown = self.path("roleplay", "trees")
-        own = {str(t): "not grown by this run" for t in self.trees if t != grown}
+        files = dict.fromkeys([*self.trees, *(file for kind in self.kinds for file in self.origins(kind))])
+        own = {str(file): "not written by this run" + _card_beside(file) for file in files if file != grown}
         if grown not in self.trees:
             return own
         role_play = self.params("roleplay")
         roles = {k.removesuffix("_model"): v for k, v in role_play["roles"].items() if k.endswith("_model")}
         persons = {"generator": self.params("filter_personas")["generator"]["model"], "user": role_play["user"]["model"]}
         return {**persons, **roles, **own}
+
+
+def _card_beside(file: Path) -> str:
+    card = file.with_name("README.md")
+    return f" (see {card})" if card.exists() else ""
 
 
 def missing(run: Run, model_licence: str | None, data_licence: str | None) -> Iterator[str]:
@@ -106,6 +162,24 @@ def missing(run: Run, model_licence: str | None, data_licence: str | None) -> It
         yield f"the licence of the data (its texts are of {others or 'a model without a licence'}): give DATA_LICENSE=..."
 
 
+def measured(run: Run) -> str:
+    """What the evaluation found, and the system prompt of the model in it, as Markdown; or why that is not told."""
+    path = Path("results/eval.json")
+    if not path.exists():
+        return f"Not told: {path} is missing."
+    if not run.arms:
+        return f"Not told: {path} is not of this model."
+    if line := earlier("eval"):
+        return f"Not told: {path} may not be of this model. {line}"
+    try:
+        parts = ["\n".join(answer(json.loads(read_text(path))))]
+    except (ValueError, KeyError, TypeError):
+        return f"Not told: {path} is not a result of stages.eval as it is now."
+    for prompt, arms in run.arms.items():
+        parts += [f"This model is {', '.join(arms)} there, with the system prompt {prompt}:", read_text(prompt).strip()]
+    return "\n\n".join(part if n % 2 else f"~~~~text\n{part}\n~~~~" for n, part in enumerate(parts))
+
+
 def write_model(repo: str, run: Run, licence: str | None, revision: str) -> Path:
     """A folder of links to the model's files, and its card, which also names the dataset. Returns the folder."""
     from huggingface_hub import ModelCard
@@ -115,7 +189,9 @@ def write_model(repo: str, run: Run, licence: str | None, revision: str) -> Path
     (folder / "README.md").unlink(missing_ok=True)
     card = ModelCard(read_text(run.model / "README.md"))
     card.data["license"], card.data["datasets"] = licence, [repo]
-    (folder / "README.md").write_text(f"{str(card).rstrip()} That of this folder is `{revision}`.\n", encoding="utf-8")
+    before, mark, after = str(card).rstrip().partition("## Data\n")
+    text = f"{before.rstrip()}\n\n## What this run measured\n\n{measured(run)}\n\n{mark}{after}".rstrip()
+    (folder / "README.md").write_text(f"{text} That of this folder is `{revision}`.\n", encoding="utf-8")
     return folder
 
 
@@ -132,7 +208,7 @@ def write_split(rows: list[Record], path: Path) -> Record:
 def write_data(repo: str, run: Run, licence: str | None, revision: str) -> Path:
     """The dataset: configurations `pairs` (the default) and `trees`, and a card. Returns the folder."""
     folder = FOLDER / "dataset"
-    parts = {f"pairs/{split}": read_jsonl(path) for split, path in run.pairs.items()}
+    parts = {f"pairs/{split}": rows for split, rows in run.rows.items()}
     parts["trees/train"] = [tree for file in run.trees for tree in read_jsonl(file)]
     splits = [write_split(rows, folder / f"{name}.parquet") for name, rows in parts.items() if rows]
     (folder / "README.md").write_text(data_card(repo, run, splits, licence, revision), encoding="utf-8")
@@ -166,6 +242,7 @@ def data_card(repo: str, run: Run, splits: list[Record], licence: str | None, re
         paper=PAPER,
         licence=licence,
         splits=splits,
+        kinds=[(kind, *n, ", ".join(map(str, run.origins(kind))), KINDS.get(kind, "-")) for kind, n in run.kinds.items()],
         writers=run.writers,
         base=run.params("dpo")["base_model.source"],
         quality=[leaf for stage, path in run.measures.items() for leaf in _figures(stage, path)],

@@ -11,7 +11,7 @@ Of a survey it reads the .json files that raters saved, and the key that `make s
 Seed and number of resamples are those of section `eval` in params.yaml.
 
 Run: python -m stages.tools.recompute scores.csv [--scale 0-100] [--result eval.json] [--cases cases.jsonl]
-     python -m stages.tools.recompute survey-ANN.json survey-BEN.json [--key results/survey/key.json] [--result people.json]
+     python -m stages.tools.recompute survey-ANN.json survey-BEN.json [--key KEY] [--result people.json]
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def main() -> None:
     p = parser(__doc__)
     p.add_argument("files", type=Path, nargs="+", help="read: scores (.csv, or else JSON Lines), or answers (.json)")
     p.add_argument("--scale", default="1-5", metavar="LOW-HIGH", help="lowest and highest score (1-5)")
-    p.add_argument("--key", type=Path, default=Path("results/survey/key.json"), metavar="PATH", help="read: of the survey")
+    p.add_argument("--key", type=Path, metavar="PATH", help=f"read: of the survey ({people.KEYS}/key-ID.json)")
     p.add_argument("--result", type=Path, metavar="PATH", help="written: the measures (of scores as eval writes them)")
     p.add_argument("--cases", type=Path, metavar="PATH", help="written: every case of the scores")
     a = p.parse_args()

@@ -22,6 +22,7 @@ from stages.evaluation.answer import CI, answer, believed, chosen, models, of_ch
 from stages.evaluation.scores import BASE
 from stages.tools import against, blocks, figures
 from stages.tools.blocks import Block, cell
+from stages.tools.earlier import earlier
 from stages.tools.figures import Line, Point
 
 TITLE = "Evaluation: does the model find out what its user is like?"
@@ -90,6 +91,8 @@ def judge_section(result: Mapping[str, Any]) -> Iterator[Block]:
 
 def report(result: Mapping[str, Any], revision: str | None) -> Iterator[Block]:
     """All of it."""
+    if line := earlier("eval"):
+        yield Block("p", line)
     yield from opening(result)
     if revision:
         yield from against.section(revision, result)

@@ -2,7 +2,7 @@
 
 A pair is two replies to the same conversation: the preferred and another reply of a tree, or the replies of two arms where
 their conversations are still the same. Pairs and sides are drawn by the seed. Which reply is which, and what the verifier or
-the judge chose, is not in the page but in key.json, which `python -m stages.tools.recompute` joins with the answers.
+the judge chose, is not in the page but in key-ID.json, which `python -m stages.tools.recompute` joins with the answers.
 
 Run: make survey (or python -m stages.tools.survey [--pairs 40] [--trees FILE] [--arms dpo base] [--persona])
 """
@@ -19,6 +19,7 @@ from stages.core.prompts import Message
 from stages.dialogue import tree
 from stages.tools.blocks import TEMPLATES
 from stages.tools.browse import block, policy
+from stages.tools.people import KEYS
 
 TEMPLATE = Path(__file__).with_name("survey.html")
 
@@ -153,7 +154,7 @@ def main() -> None:
     p.add_argument("--language", default="en", help="of the trees that name theirs (en)")
     p.add_argument("--arms", nargs=2, metavar="ARM", help="also compare two arms")
     p.add_argument("--data", type=Path, default=Path("data"), metavar="FOLDER", help="read (data)")
-    p.add_argument("--out", type=Path, default=Path("results/survey"), metavar="FOLDER", help="written (results/survey)")
+    p.add_argument("--out", type=Path, default=KEYS, metavar="FOLDER", help=f"written ({KEYS})")
     a = p.parse_args()
     trees = a.trees or a.data / "trees.jsonl"
     found = list(of_trees(trees, a.language))
@@ -162,12 +163,13 @@ def main() -> None:
     if not pairs:
         raise UserError(f"{trees}: no pair of two different replies in language {a.language}; give other TREES or ARMS")
     shown, key = survey(pairs, a.seed, a.persona)
-    write_json(a.out / "key.json", key)
+    kept = a.out / f"key-{key['id']}.json"  # a page of its own has a key of its own: answers to earlier ones stay readable
+    write_json(kept, key)
     with replacing(a.out / "survey.html") as f:
         f.write(page(shown))
     for names in dict.fromkeys(p.names for p in pairs):
         print(f"{sum(p.names == names for p in pairs)} pairs {' - '.join(names)}")
-    print(f"{a.out}/survey.html: send it; {a.out}/key.json: keep it, python -m stages.tools.recompute needs it")
+    print(f"{a.out}/survey.html: send it; {kept}: keep it, python -m stages.tools.recompute needs it")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def result(score, judge):
     """A result of one model whose mean is `score`."""
     scores = made({"a.b": lambda *_: score}, turns=2, profiles="ab")
     found = evaluation(scores, Eval(seed=1, resamples=50), Scale(1, 5), Calibration(), JudgeFree())
-    found["protocol"]["params"] = {"judge": {"model": judge}, "dpo": {"beta": score}}
+    found["protocol"]["params"] = {"judge": {"model": judge}, "dpo": {"beta": score}, "eval": {"resamples": 1000 * score}}
     return found
 
 
@@ -41,7 +41,8 @@ def history(tmp_path, monkeypatch):
     git("init", "-q", "-b", "main")
     for text, temp, score, judge in (("Be kind.", 0.5, 1.5, "a:b"), ("Be | `kind`.\n```", 5e-6, 2.5, "c:d")):
         write({
-            "prompts/user.txt": f"[system]\n{text}\n", "params.yaml": f"user: {{temp: {temp}, model: x}}\n",
+            "prompts/user.txt": f"[system]\n{text}\n",
+            "params.yaml": f"user: {{temp: {temp}, model: x}}\neval: {{resamples: {1000 * score:.0f}}}\n",
             "results/eval.json": json.dumps(result(score, judge)),
         })  # fmt: skip
         git("add", "-A")
@@ -74,6 +75,11 @@ def test_another_protocol_is_not_measured_in_the_same_way(history):
     text = page("main~1")
     assert "Not measured in the same way" in text and row(text, "params.judge.model") == ["a:b", "c:d"]
     assert "params.dpo" not in text, "what was trained on is compared, not measured with"
+
+
+def test_another_bootstrap_is_no_other_measurement(history):
+    text = page("main~1", judge="a:b")
+    assert "Not measured in the same way" not in text and row(text, "eval.resamples") == ["1500", "2500"]
 
 
 def test_nothing_changed_is_said(history):

@@ -75,7 +75,13 @@ def test_a_chooser_by_chance_is_at_a_half():
 
 def test_nothing_answered_is_no_measure(files):
     (c,) = measured(files, FOUR, ann=[])["comparisons"]
-    assert c["preferred"] == {"value": None, "ci": [None, None]} and c["pairs"] == 0 and c["machine"]["value"] is None
+    assert c["preferred"] == {"value": None, "ci": [None, None]} and c["machine"]["value"] is None
+    assert c["pairs"] == c["profiles"] == 0
+
+
+def test_profiles_are_those_of_the_answered_pairs(files):
+    (c,) = measured(files, FOUR, ann=[1, 2, None, None], ben=[None, 1, 0, None])["comparisons"]
+    assert (c["pairs"], c["profiles"]) == (3, 2)
 
 
 def test_command(files, project):

@@ -3,8 +3,10 @@
 import base64
 import json
 import re
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, complains, respond
@@ -12,15 +14,17 @@ from repository import as_dvc_sees_it, jsonl
 from trees import a_tree, planted
 
 from stages.core.params import load_yaml
+from stages.evaluation.answer import answer
 from stages.tools import publish
 
 TOKEN = "hf_secret0123"
 TREES = [a_tree(0), planted(1), {**planted(2), "ended": [{"id": "u/p/u", "reason": "truncated"}]}]
 PAIRS = [
     {"prompt": [{"role": "user", "content": f"Hi {n}."}], "chosen": [{"role": "assistant", "content": "Yes."}],
-     "rejected": [{"role": "assistant", "content": "No."}]} for n in range(3)
+     "rejected": [{"role": "assistant", "content": "No."}]} | group
+    for n, group in enumerate(({}, {"kind": "crossed", "crossed_group": "g1"}, {"kind": "crossed", "crossed_group": "g2"}))
 ]  # fmt: skip
-STAGES = ("filter_personas", "roleplay", "extract_pairs", "dpo")
+STAGES = ("filter_personas", "roleplay", "extract_pairs", "dpo", "converse@dpo")
 
 
 class Hub:
@@ -85,7 +89,7 @@ def lock():
 
 @pytest.fixture
 def made(project, lock, monkeypatch):
-    """A folder after a run whose texts the embedded model wrote; its base names no licence."""
+    """A folder after a run whose trees the embedded model wrote, and whose groups another; its base names no licence."""
     here = project.folder
     jsonl(here / "data/trees.jsonl", TREES)
     jsonl(here / "data/pairs/train.jsonl", PAIRS[:2])
@@ -122,12 +126,14 @@ def test_folders_load_back(made, tmp_path):
 
     card = (made.folder / "models/dpo/README.md").read_text()
     save(made.folder / "models/dpo")
+    shutil.copy(ROOT / "results/eval.json", "results")
     (made.folder / "models/dpo/README.md").write_text(card)
     done = published(made, "--license", "mit", "--data-license", "cc0-1.0")
     assert "Nothing was sent" in done.stdout and "missing" not in done.stdout
     folder = str(made.folder / "results/publish/dataset")
     pairs = load_dataset(folder, cache_dir=str(tmp_path / "cache"))
-    assert list(pairs["train"]) == PAIRS[:2] and list(pairs["validation"]) == PAIRS[2:]
+    assert list(pairs["train"]) == [{**PAIRS[0], "kind": "uninformed", "crossed_group": None}, PAIRS[1]]
+    assert list(pairs["validation"]) == PAIRS[2:]
     trees = load_dataset(folder, "trees", cache_dir=str(tmp_path / "cache"))
     assert [stripped(t) for t in trees["train"]] == [stripped(t) for t in TREES]
     model = AutoModelForCausalLM.from_pretrained("results/publish/model")
@@ -137,12 +143,31 @@ def test_folders_load_back(made, tmp_path):
     turns = publish.Run().params("roleplay")["roleplay"]["turns"]
     for line in (
         "| pairs | train | 2 |", "| pairs | validation | 1 |", "| trees | train | 3 |", "| roleplay.trees | 3 |",
-        "| extract_pairs.quality.length_predicts | 0.5238 |", "- user: `embedded`", f"- roleplay.turns: `{turns}`",
+        "| extract_pairs.quality.length_predicts | 0.5238 |", "- user: embedded",
+        "| uninformed | 1 | 0 | data/trees.jsonl | a responder with a note on the user, and one without |",
+        "| crossed | 1 | 1 | data/crossed/train.jsonl | chosen: for this user;",
+        "- data/crossed/train.jsonl: not written by this run (see data/crossed/README.md)",
+        f"- roleplay.turns: `{turns}`",
     ):  # fmt: skip
         assert line in data.text, line
     assert re.search(r"data/trees.jsonl: `md5 [0-9a-f]{32}`", data.text) and "calls.user" not in data.text
     ours = ModelCard.load("results/publish/model/README.md")
     assert ours.data.license == "mit" and ours.data.datasets == ["me/tiny"] and "# Tiny, DPO" in ours.text
+    found = "\n".join(answer(json.loads(Path("results/eval.json").read_text())))
+    assert f"## What this run measured\n\n~~~~text\n{found}\n~~~~\n\nThis model is dpo there" in ours.text
+    assert Path("prompts/small/assistant.txt").read_text().strip() in ours.text
+
+
+def test_an_evaluation_that_is_not_of_the_model_is_not_told(made, monkeypatch):
+    run, path = publish.Run(), Path("results/eval.json")
+    assert publish.measured(run) == f"Not told: {path} is missing."
+    path.write_text("{}")
+    assert "is not a result" in publish.measured(run)
+    monkeypatch.setattr(publish, "earlier", lambda _: "An earlier run.")
+    assert publish.measured(run) == f"Not told: {path} may not be of this model. An earlier run."
+    run.stages["dpo"]["outs"] = [{**out, "md5": "another"} for out in run.stages["dpo"]["outs"]]
+    assert publish.measured(run) == f"Not told: {path} is not of this model."
+    assert "model me/tiny" in published(made).stdout, "it is published without"
 
 
 @pytest.mark.slow
@@ -197,8 +222,18 @@ def test_missing(made, monkeypatch):
     run = publish.Run()
     stale, uncommitted, model, data = publish.missing(run, None, None)
     assert "dpo" in stale and "roleplay" in stale and "git commit" in uncommitted
-    assert "LICENSE=" in model and "a model without a licence" in data
+    assert "LICENSE=" in model and "data/crossed/train.jsonl not written by this run" in data
+    jsonl(made.folder / "data/pairs/train.jsonl", PAIRS[:1])
+    jsonl(made.folder / "data/pairs/val.jsonl", PAIRS[:1])
+    run = publish.Run()
+    assert set(run.writers.values()) == {"embedded"} and run.kinds == {"uninformed": [1, 1]} and "kind" not in str(run.rows)
+    *_, data = publish.missing(run, "mit", None)
+    assert "a model without a licence" in data
     run.stages["roleplay"]["params"]["params.yaml"]["roles"]["preferred_model"] = "openai:gpt-4o"
     *_, data = publish.missing(run, "mit", None)
     assert "preferred openai:gpt-4o" in data and "DATA_LICENSE=" in data
+    run = publish.Run()
+    run.stages["dpo"]["cmd"] = run.stages["dpo"]["cmd"].replace("data/pairs", "data/mine")
+    jsonl(made.folder / "data/mine/train.jsonl", PAIRS[:1])
+    assert "data/mine/train.jsonl" in run.writers and run.kinds == {"-": [1, 0]}, "pairs of one's own"
     assert len(list(publish.missing(run, "mit", "mit"))) == 2

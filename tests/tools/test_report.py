@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 from conftest import Project, complains
+from repository import as_dvc_sees_it
 from scoring import made, with_choice
 
 from stages.evaluation.answer import answer
@@ -96,6 +97,14 @@ def test_the_page_holds_the_whole_result_and_folds_a_judge_that_failed(default):
     assert "<script" not in page and "default-src 'none'" in page
 
 
+def test_on_a_phone_tables_scroll_and_the_page_does_not(chrome, default):
+    size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
+    chrome.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    chrome.get((default[0].folder / "results/report.html").as_uri())
+    assert chrome.execute_script("return [innerWidth, document.documentElement.scrollWidth]") == [360, 360]
+    assert chrome.execute_script("return [...document.querySelectorAll('.wide')].some(e => e.scrollWidth > e.clientWidth)")
+
+
 def test_the_scores_of_a_judge_that_passed_stand_open(project):
     write(project, calibration={"judges": {"embedded": {"passed": True, "accuracy": 0.9, "length_bias": 0.0}}})
     opened = re.sub(r"<details>.*?</details>", "", written(project)[1], flags=re.S)
@@ -105,6 +114,13 @@ def test_the_scores_of_a_judge_that_passed_stand_open(project):
 def test_the_same_result_gives_the_same_page(default):
     project, *first, _ = default
     assert written(project) == tuple(first)
+
+
+def test_a_result_of_an_earlier_run_is_said_to_be_one(project):
+    as_dvc_sees_it(project)
+    write(project)
+    *_, text = written(project)
+    assert text.index("An earlier run: files, code or params of eval have changed") < text.index("**")
 
 
 def test_what_is_missing_is_named(project):

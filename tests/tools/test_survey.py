@@ -107,7 +107,15 @@ def test_command(data, project):
     words = ["stages.tools.survey", "--trees", f"{data}/trees.jsonl"]
     done = project._run([*words, "--data", str(data), "--arms", "ours", "base", "--pairs", "3"], check=True)
     assert "2 pairs preferred - rejected" in done.stdout and "1 pairs ours - base" in done.stdout
-    people.read(project.folder / "results/survey/key.json", [])
+    (first,) = (project.folder / "results/survey").glob("key-*.json")
+    key = json.loads(first.read_text())
+    project._run([*words, "--seed", "2"], check=True)
+    assert len(list(first.parent.glob("key-*.json"))) == 2, "the first page's key is kept"
+    answers = {"survey": key["id"], "rater": "ann", "answers": dict.fromkeys(key["pairs"], 1)}
+    (project.folder / "ann.json").write_text(json.dumps(answers))
+    assert f"Survey {key['id']}" in project._run(["stages.tools.recompute", "ann.json"], check=True).stdout
+    (project.folder / "ann.json").write_text(json.dumps({**answers, "survey": "other"}))
+    complains(project._run(["stages.tools.recompute", "ann.json"], check=False), "key-other.json", "give --key")
     write_jsonl(data / "trees.jsonl", [{**t, "language": "en"} for t in TREES])
     complains(project._run([*words, "--language", "xx"], check=False), "trees.jsonl", "language xx")
 

@@ -1,0 +1,40 @@
+"""Whether what a page shows is of the run as it is now: DVC's status of the stages that its files come from."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+from stages.core import params
+from stages.core.cli import one_line
+
+
+def earlier(*names: str) -> str | None:
+    """One line on the stages behind what stages `names` made whose files, code or params have changed; None: none has.
+
+    A stage without outputs shows nothing, and a file that is not there (before `dvc pull`) tells nothing of the run.
+    """
+    import networkx
+    from dvc.dependency.param import load_path
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    read_once = patch("dvc.dependency.param.load_path", cache(load_path))  # DVC parses params.yaml for every stage
+    try:
+        with Repo(config={"core": {"no_scm": True}}) as repo, read_once:
+            status, graph = repo.status(), repo.index.graph
+            shown = {s for s in graph if s.addressing.partition("@")[0] in names}
+            behind = shown.union(*(networkx.descendants(graph, s) for s in shown))
+            there = [s.addressing for s in repo.index.stages if s in behind and any(out.exists for out in s.outs)]
+    except NotDvcRepoError:
+        return None
+    except DvcException as e:
+        return f"Not known whether this is of an earlier run: {one_line(e)}"
+    found = dict.fromkeys(name.partition("@")[0] for name in there if _changed(status.get(name, [])))
+    what = f"An earlier run: files, code or params of {', '.join(found)} have changed since; make repro renews what follows."
+    return what if found else None
+
+
+def _changed(status: Sequence[str | Mapping[str, Any]]) -> bool:
+    """Whether DVC's status of a stage has more than files that are not there."""
+    return any(isinstance(e, str) or any(state != "deleted" for _, state in params.flat(e)) for e in status)
