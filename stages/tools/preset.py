@@ -128,7 +128,10 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             try:
                 apply_overrides("params.yaml", list(changes))
             except DvcException as e:
-                raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+                said = one_line(e.__cause__ or e)
+                unknown = re.match(r"Could not override '([\w.]+)'", said)
+                nearest = params.near(unknown[1], dict(spread(whole))) if unknown else ""
+                raise UserError(f"-S {' '.join(changes)}: {said}{nearest}") from None
             if faults := [fault for fault in check.check() if fault not in before]:
                 raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
             yield
