@@ -426,7 +426,7 @@ def main() -> None:
         trained = ", ".join(name for kind in TRAINED for name in line.stale(kind)) or "none"
         print(f"Stages to run without calls: {silent(line, needs)}; their time is not foreseen.")
         print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
-        print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+        print("time: calls only, from stored replies of the same role and model, else unknown. Redraws are not foreseen.")
         print("stored: in the cache by then, also what a line above it will have asked for.")
         values = params.load_yaml("params.yaml")
         for note in [*check.unsent(values), *check.keyless(values)]:

@@ -3,7 +3,8 @@
 Run: dvc exp run --name paper $(python -m stages.tools.preset paper)
 
 It prints the overrides as words for `dvc exp run` (`-S key=value`), in Hydra's grammar, which is what DVC reads. The words
-hold no blanks, as a shell splits what `$(...)` gives at blanks and does not look at quotes.
+hold no blanks, as a shell splits what `$(...)` gives at blanks and does not look at quotes. Of a preset with a fault it
+prints a word that DVC refuses, beside the error: `dvc exp run` would start the default otherwise.
 """
 
 import json
@@ -144,7 +145,7 @@ def main() -> None:
     try:
         print(" ".join(words(name)))
     except UserError:
-        print("-S no_usable_preset=none")  # else `dvc exp run $(...)` would go on with the default params; so DVC refuses
+        print("-S no_usable_preset=none")
         raise
 
 
