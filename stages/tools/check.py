@@ -5,6 +5,7 @@ Run: python -m stages.tools.check
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,11 +27,12 @@ from stages import (
 )
 from stages.core.cli import UserError, run
 from stages.core.params import UNTRACKED, Round, Section, checked, declared, flat, in_round, load_yaml, near, restricted
+from stages.dialogue import binding
 from stages.dialogue.settings import Arm
 from stages.llm.endpoint import key_named
 from stages.llm.profiles import advised
 from stages.llm.request import request
-from stages.llm.settings import Limits, Role, Sampling, unknown_endpoint
+from stages.llm.settings import EMBEDDED, Limits, Role, Sampling, unknown_endpoint
 
 MODULES: tuple[ModuleType, ...] = (
     base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, external, calibrate,
@@ -43,11 +45,12 @@ LINES: dict[str, type[Section]] = {
     "arms": Arm,
     "rounds": Round,
 }  # sections of lines, each of which gives stages
+_VARIABLE = re.compile(r"\$\{([^}]+)\}")  # of dvc.yaml
 STAGES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
 def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
-    """(dotted key, model, beginning of its sampling's keys, that sampling) wherever params name `<endpoint>:<model>`."""
+    """(dotted key, model, beginning of its sampling's keys, that sampling) of every role and arm in params."""
     roles = _mapping(params, "roles")
     found = []
     for key, model in roles.items():
@@ -67,12 +70,12 @@ def asked(params: dict[str, Any]) -> Iterator[tuple[str, str, str, dict[str, Any
     found += [("judge.models", model, "judge.", judges) for model in more] if isinstance(more, list) else []
     arms = _mapping(params, "arms").items()
     found += [(f"arms.{k}.model", arm.get("model"), "converse.", converse) for k, arm in arms if isinstance(arm, dict)]
-    return ((key, str(model), place, sampling) for key, model, place, sampling in found if ":" in str(model))
+    return ((key, model, place, sampling) for key, model, place, sampling in found if isinstance(model, str))
 
 
 def served(params: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(dotted key, endpoint) wherever params name a model as `<endpoint>:<model>`: roles, judges, models under test."""
-    return ((key, model.partition(":")[0]) for key, model, _, _ in asked(params))
+    return ((key, model.partition(":")[0]) for key, model, _, _ in asked(params) if ":" in model)
 
 
 def _mapping(params: dict[str, Any], section: str) -> dict[str, Any]:
@@ -81,10 +84,55 @@ def _mapping(params: dict[str, Any], section: str) -> dict[str, Any]:
 
 
 def unbound(params: dict[str, Any]) -> Iterator[str]:
-    """Faults of models at an endpoint that section llm does not name."""
-    if isinstance(params.get(UNTRACKED), dict):
-        known = list(params[UNTRACKED].get("endpoints") or [])
-        yield from (f"{key}: {unknown_endpoint(name, known)}" for key, name in served(params) if name not in known)
+    """Faults of models that are neither local nor at an endpoint that section llm names."""
+    endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
+    yield from (f"{key}: {unknown_endpoint(name, list(endpoints))}" for key, name in served(params) if name not in endpoints)
+    priced = [f"{name}:{model}" for name, e in endpoints.items() if isinstance(e, dict) for model in _mapping(e, "prices")]
+    for key, model, _, _ in asked(params):
+        arm = key.startswith("arms.")  # a role has no Hub id
+        own = binding.LOCAL if arm else EMBEDDED
+        if model != own and ":" not in model and not (arm and "/" in model):
+            either = f"neither {own}, <endpoint>:<model> nor a Hub id" if arm else f"neither {own} nor <endpoint>:<model>"
+            yield f"{key}: {model!r} is {either}{near(model, [own, *priced])}"
+
+
+def untrained(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of losses that TRL has not. Its source lists them; to import it takes seconds."""
+    spec, losses = find_spec("trl"), _mapping(params, "dpo").get("loss_type")
+    source = Path(spec.origin).with_name("trainer") / "dpo_config.py" if spec and spec.origin else Path()
+    known = re.findall(r"`'(\w+)'`", source.read_text().partition("loss_type:")[2].partition("loss_weights:")[0])
+    for loss in losses if isinstance(losses, list) else [losses]:
+        if known and isinstance(loss, str) and loss not in known:
+            yield f"dpo.loss_type: {loss!r} is no loss of TRL{near(loss, known)}"
+
+
+def absent(pipeline: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
+    """Faults of files and folders that params name, which are not there and which no stage and no `dvc pull` makes."""
+    leaves, named, made = dict(flat(params)), dict[Path, str](), set[Path]()
+    for stage in pipeline["stages"].values():
+        body, section = stage.get("do", stage), str(stage.get("foreach", "${}"))[2:-1]
+        inside = (leaf.removeprefix(f"{section}.") for leaf in leaves if leaf.startswith(f"{section}."))
+        for line in dict.fromkeys(leaf.split(".")[0] for leaf in inside) if section else [""]:
+            for path in [*body.get("deps", []), *(outs := [*body.get("outs", []), *body.get("metrics", [])])]:
+                text = str(path if isinstance(path, str) else next(iter(path))).replace("${key}", line)
+                text = text.replace("${item", f"${{{section}.{line}")
+                keys = _VARIABLE.findall(text)
+                if all(isinstance(leaves.get(key), str) for key in keys):  # another fault, else
+                    filled = Path(_VARIABLE.sub(lambda m: leaves[m[1]], text))
+                    if path in outs:
+                        made.add(filled)
+                    elif keys:
+                        named[filled] = keys[-1]
+    for key in ("base_model.source", "encoder.model"):
+        if str(leaves.get(key)).startswith(("/", ".")):
+            named[Path(leaves[key])] = key
+    prompts = Path("prompts") / str(params.get("prompts"))
+    if not prompts.is_dir():
+        yield f"prompts: no folder {prompts}"
+    for path, key in named.items():
+        known = path.exists() or any(p in made or Path(f"{p}.dvc").exists() for p in (path, *path.parents))
+        if not known and (prompts.is_dir() or prompts not in (path, *path.parents)):
+            yield f"{key}: no such file or folder {path}"
 
 
 def keyless(params: dict[str, Any]) -> list[str]:
@@ -138,15 +186,16 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
         if section == UNTRACKED or any(leaf == k or leaf.startswith(k + ".") for k in known):
             continue
         faults.append(f"{leaf}: unknown{near(leaf, known) if section in sections else near(section, sorted(sections))}")
-    if not (sets := Path("prompts") / str(params.get("prompts"))).is_dir():
-        faults.append(f"prompts: no folder {sets}")
     for stage, keys in stages.items():
         if module := STAGES.get(stage):
             faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]
     for section, schema in LINES.items():
         for name, line in (params.get(section) or {}).items():
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
-    return [*dict.fromkeys(faults or in_rounds(params, stages)), *unbound(params)]
+    faults += [] if faults else in_rounds(params, stages)
+    said = {fault.partition(": ")[0] for fault in faults}
+    more = [*untrained(params), *absent(pipeline, params), *unbound(params)]
+    return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 
 
 def in_rounds(params: dict[str, Any], stages: dict[str, list[str]]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from functools import cache, partial
@@ -53,6 +53,7 @@ from stages.tools import check, preset
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
+TRAINED = "sft", "dpo", "dpo_round"  # stages
 STAND_IN = "Stands in for x"  # how a reply begins that is not stored
 READ = {"judge": "1", "verifier": "1", "choose": "A"}  # replies that must be read as a number or a letter, by role
 
@@ -85,15 +86,19 @@ class Replies:
     def __init__(self, cache: Cache):
         self.cache = cache
         self.asked_for: set[str] = set()  # keys
-        # by role and model: mean completion tokens, mean seconds, whether the last one had log-probabilities. A local model
-        # answers at such length and as fast before its training as after it; a server only as it did itself. Columns beside
-        # MAX are those of the latest reply.
-        self.means: dict[tuple[str, str], tuple[float, float, bool]] = {
-            (role, model): (tokens or 0.0, seconds or math.nan, logprobs is not None)
-            for role, model, tokens, seconds, logprobs, _ in cache.db.execute(
+        # by role and model: mean completion tokens, whether the last one had log-probabilities. Any local model answers at
+        # such length, a server only as it did itself. Columns beside MAX are those of the latest reply.
+        self.means: dict[tuple[str, str], tuple[float, bool]] = {
+            (role, model): (tokens or 0.0, logprobs is not None)
+            for role, model, tokens, logprobs, _ in cache.db.execute(
                 "SELECT role, CASE WHEN model LIKE 'sha256:%' THEN 'local' ELSE model END, AVG(completion_tokens), "
-                "AVG(NULLIF(json_extract(reply, '$.seconds'), 0)), json_type(reply, '$.logprobs'), MAX(created) "
-                "FROM replies GROUP BY 1, 2"
+                "json_type(reply, '$.logprobs'), MAX(created) FROM replies GROUP BY 1, 2"
+            )
+        }
+        self.seconds: dict[tuple[str, str], float | None] = {  # mean of a call, by role and model
+            (role, model): seconds
+            for role, model, seconds in cache.db.execute(
+                "SELECT role, model, AVG(NULLIF(json_extract(reply, '$.seconds'), 0)) FROM replies GROUP BY 1, 2"
             )
         }
 
@@ -137,8 +142,11 @@ class PlannedCalls:
     def _expected(self, role: Role) -> tuple[float, float, bool, Price | None]:
         """Of a reply of `role`: completion tokens, seconds, whether it will have log-probabilities; the tokens' price."""
         if (asked := (role.name, role.model, role.tokens)) not in self._roles:
-            model = "local" if role.model in self.servers.folders else role.model
-            tokens, seconds, logprobs = self._replies.means.get((role.name, model), (0.0, math.nan, True))
+            local = role.model in self.servers.folders
+            # trained weights are as fast as the base model, another base model is not
+            timed = self.servers.identity(EMBEDDED) if local else role.model
+            tokens, logprobs = self._replies.means.get((role.name, "local" if local else role.model), (0.0, True))
+            seconds = self._replies.seconds.get((role.name, timed)) or math.nan
             tokens = tokens or USED * (role.tokens + self.servers.wire(role.model).thinking)
             limits = self.servers.limits(role.model)
             width = limits.concurrency * len(limits.urls)
@@ -218,7 +226,7 @@ class Pipeline:
             changed = {s for s in repo.index.stages if s.addressing in status}
             stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
             for s in repo.index.stages:
-                words = shlex.split(s.cmd)
+                words = shlex.split(s.cmd or "")  # none of a .dvc file
                 given = {w.removeprefix("--"): v for w, v in itertools.pairwise(words) if w.startswith("--")}
                 self.stages[s.addressing] = Stage(given, {str(o) for o in s.outs}, s in stale)
 
@@ -290,8 +298,8 @@ class Walk:
         texts = self.line.prompts(name, "profile", "personality")
         async with self.client(name, p, 0, missing=True) as client:
             for pool, prompt in zip(("profiles", "personalities"), texts.values(), strict=True):
-                seeds = self.line.seeds(pool)
-                kind = TextPool(pool, getattr(f, pool), prompt, seeds)
+                own = seeds.read(self.line.path(name, f"import-{pool}"), p.seed_personas, least=0)
+                kind = TextPool(pool, getattr(f, pool), prompt, self.line.seeds(pool), own)
                 try:
                     with contextlib.redirect_stderr(io.StringIO()):  # its progress line
                         await grow_pool(kind, f, client, speaker, lambda texts: Encoder(p.encoder)(texts))
@@ -300,7 +308,7 @@ class Walk:
                     share = max(ACCEPTANCE if measured is None else measured, 0.01)
                     left = (kind.settings.target - len(kind.texts)) / (f.calls * f.per_call * share)
                     likely = min(math.ceil(left), f.max_rounds - len(kind.rounds)) * f.calls
-                    asked = chat(kind, [t["text"] for t in seeds[: f.examples]], f.per_call)
+                    asked = chat(kind, [t["text"] for t in kind.texts[: f.examples]], f.per_call)
                     assert isinstance(client.backend, PlannedCalls)
                     client.backend.add(speaker, asked, likely)
 
@@ -396,6 +404,16 @@ def table(needs: dict[str, Needs]) -> str:
     return text(rows(COLUMNS, [{"stage": stage, "role": role, **vars(need)} for stage, role, need in every]), left=2)
 
 
+def silent(line: Pipeline, needs: dict[str, Needs]) -> str:
+    """The stages that would run and ask nobody, trainings left out: `choose (9), eval`."""
+    count = Counter(
+        name.partition("@")[0]
+        for name, stage in line.stages.items()
+        if stage.stale and not name.endswith(".dvc") and not any(need.calls for need in needs.get(name, {}).values())
+    )
+    return ", ".join(name + (f" ({n})" if n > 1 else "") for name, n in count.items() if name not in TRAINED) or "none"
+
+
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--preset", metavar="NAME", help="with the params of presets/NAME.yaml")
@@ -404,10 +422,11 @@ def main() -> None:
     with preset.applied(given.preset, given.words) if given.preset or given.words else contextlib.nullcontext():
         line = Pipeline()
         with Cache(folder_of(line.load("roleplay", roleplay.Params).llm.cache)) as cache:
-            print(table(run_async(plan(line, Replies(cache)))))
-        trained = ", ".join(name for kind in ("sft", "dpo", "dpo_round") for name in line.stale(kind)) or "none"
+            print(table(needs := run_async(plan(line, Replies(cache)))))
+        trained = ", ".join(name for kind in TRAINED for name in line.stale(kind)) or "none"
+        print(f"Stages to run without calls: {silent(line, needs)}; their time is not foreseen.")
         print(f"Training to run: {trained}. USD: at the prices in llm.endpoints, nothing for local models;")
-        print("time: calls only, from the stored replies' own, unknown for a role that has none. Redraws are not foreseen.")
+        print("time: calls only, from stored replies of the same role and model, else unknown. Redraws are not foreseen.")
         print("stored: in the cache by then, also what a line above it will have asked for.")
         values = params.load_yaml("params.yaml")
         for note in [*check.unsent(values), *check.keyless(values)]:

@@ -3,7 +3,8 @@
 Run: dvc exp run --name paper $(python -m stages.tools.preset paper)
 
 It prints the overrides as words for `dvc exp run` (`-S key=value`), in Hydra's grammar, which is what DVC reads. The words
-hold no blanks, as a shell splits what `$(...)` gives at blanks and does not look at quotes.
+hold no blanks, as a shell splits what `$(...)` gives at blanks and does not look at quotes. Of a preset with a fault it
+prints a word that DVC refuses, beside the error: `dvc exp run` would start the default otherwise.
 """
 
 import json
@@ -128,7 +129,10 @@ def applied(name: str | None, changes: Sequence[str] = ()) -> Iterator[None]:
             try:
                 apply_overrides("params.yaml", list(changes))
             except DvcException as e:
-                raise UserError(f"-S {' '.join(changes)}: {one_line(e.__cause__ or e)}") from None
+                said = one_line(e.__cause__ or e)
+                unknown = re.match(r"Could not override '([\w.]+)'", said)
+                nearest = params.near(unknown[1], dict(spread(whole))) if unknown else ""
+                raise UserError(f"-S {' '.join(changes)}: {said}{nearest}") from None
             if faults := [fault for fault in check.check() if fault not in before]:
                 raise UserError(f"-S {' '.join(changes)}: {'; '.join(faults)}")
             yield
@@ -141,7 +145,7 @@ def main() -> None:
     try:
         print(" ".join(words(name)))
     except UserError:
-        print("-S no_usable_preset=none")  # else `dvc exp run $(...)` would go on with the default params; so DVC refuses
+        print("-S no_usable_preset=none")
         raise
 
 

@@ -148,7 +148,7 @@ def parsed(page: str, words: list[str], folder: Path, whole: bool) -> None:
         apply_overrides(folder / "params.yaml", overrides.get("params.yaml", []))
         values = params.load_yaml(str(folder / "params.yaml"))
         values.pop("questions", None)  # of the example, which no stage here reads
-        assert check.check(values) == []
+        assert [fault for fault in check.check(values) if "no such file" not in fault] == []  # they are the reader's
 
 
 def dry(page: str) -> list[str]:
@@ -420,7 +420,8 @@ def test_tutorial(reproduced, tmp_path):
     )
     assert "+You rate how well" in compared[0] and "\nNot measured in the same way" in compared[0]
     assert re.search(r"\n\| prompts_sha256\.judge +\|", compared[0])
-    shown = done["dvc exp show --only-changed --drop 'calls|outcomes'"].stdout
+    shown = done["dvc exp show --drop '.*' --keep 'Experiment|dpo.beta|.*choose.pair_accuracy.value'"].stdout
+    assert max(map(len, shown.splitlines())) < 120
     assert "beta-1" in shown and "beta-2" in shown and "dpo.beta" in shown
     assert re.search(r"\n\| dpo\.beta +\| 0\.05 +\| 0\.1 +\|", compared[1])
     assert all((here / f"results/{name}").exists() for name in ("browse.html", "report.html", "report.md"))
@@ -502,9 +503,18 @@ def test_own_personas(server, tmp_path):
     )  # fmt: skip
     (example,) = blocks("own_personas", "json")
     (here / "data/my_profiles.jsonl").write_text(example)
-    walk(here, "own_personas", instead={"/tmp/": f"{tmp_path}/"})
-    measured = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
-    assert (measured["seeds"], measured["imported"], measured["stopped"]) == (24, 2, "target") and not measured["rejected"]
+    jsonl(here / "data/my_personalities.jsonl", ["I am calm, kind, and shy.", "I am loud, rude, and brave."])
+    found: list[list[object]] = []
+
+    def measured() -> None:
+        pool = json.loads((here / "results/filter_personas.json").read_text())["profiles"]
+        found.append([pool[key] for key in ("seeds", "imported", "generated", "stopped")])
+
+    imports, alone = commands("own_personas", "Import them")[-2], commands("own_personas", "Nobody but")[-1]
+    walk(here, "own_personas", instead={"/tmp/": f"{tmp_path}/"}, then={imports: measured, alone: measured})
+    assert found == [[24, 2, 0, "target"], [2, 0, 0, "target"]]
+    people = [json.loads(line) for name in ("train", "eval") for line in (here / f"data/personas/{name}.jsonl").open()]
+    assert len(people) == 2 and all(person["profile"] in example for person in people)
     assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
 
 

@@ -1,7 +1,7 @@
 """What check and plan say of settings that a model never sees."""
 
 import pytest
-from conftest import ROOT, complains
+from conftest import ROOT, a_round, complains
 
 from stages.core.params import load_yaml
 from stages.tools import check
@@ -50,3 +50,39 @@ def test_params_of_the_repository_have_nothing_to_say():
 def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
     project.set(**{f"llm__endpoints__scripted__{k}": v for k, v in endpoint.items()})
     complains(project._run(["stages.tools.check"], False), fault)
+
+
+@pytest.mark.parametrize(
+    "key, value, told",
+    [("judge__model", "embeded", "judge.model: 'embeded' is neither embedded nor <endpoint>:<model> (did you mean emb"),
+     ("roles__inducer_model", "tiny", "roles.inducer_model: 'tiny' is neither embedded nor <endpoint>:<model>"),
+     ("judge__models", ["embedded", "me/tiny"], "judge.models: 'me/tiny' is neither embedded nor"),
+     ("arms__base__model", "lokal", "arms.base.model: 'lokal' is neither local, <endpoint>:<model> nor a Hub id (did you"),
+     ("dpo__loss_type", ["robust", "sigmoidd"], "dpo.loss_type: 'sigmoidd' is no loss of TRL (did you mean sigmoid?)"),
+     ("filter_personas__import_profiles", "data/mine", "filter_personas.import_profiles: no such file or folder data/mine"),
+     ("extract_pairs__more_trees", "/nowhere", "extract_pairs.more_trees: no such file or folder /nowhere"),
+     ("sft__train_file", "data/sft/mine.jsonl", "sft.train_file: no such file or folder data/sft/mine.jsonl"),
+     ("dpo__start", "stf", "dpo.start: no such file or folder models/stf"),
+     ("arms__sft__weights", "stf", "arms.sft.weights: no such file or folder models/stf"),
+     ("arms__sft__prompt", "mine", "arms.sft.prompt: no such file or folder prompts/small/mine.txt"),
+     ("rounds", {"2": a_round(extract_pairs={"groups": "gone"})}, "rounds.2.extract_pairs.groups: no such file"),
+     ("external__folders", {"prefeval": "gone"}, "external.folders.prefeval: no such file or folder gone"),
+     ("prompts", "mine", "prompts: no folder prompts/mine"),
+     ("base_model__source", "./mine", "base_model.source: no such file or folder mine")],
+)  # fmt: skip
+def test_what_would_stop_a_stage_later_is_a_fault(project, monkeypatch, key, value, told):
+    monkeypatch.chdir(project.folder)
+    project.set(**{key: value})
+    (fault,) = check.check()
+    assert fault.startswith(told)
+
+
+def test_what_is_made_or_pulled_or_on_the_hub_is_no_fault(project, monkeypatch):
+    monkeypatch.chdir(project.folder)
+    (project.folder / "data/mine.dvc").touch()
+    project.set(
+        rounds={"2": a_round(extract_pairs={"more_trees": "data/trees.jsonl"})},
+        arms__dpo={**project.params.arms.dpo, "weights": "dpo_2"}, arms__sft__model="me/tiny@main",
+        sft__train_file="data/mine/rows.jsonl", base_model__source="me/tiny", user__model="embedded",
+    )  # fmt: skip
+    assert check.check() == []

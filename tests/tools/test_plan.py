@@ -9,9 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import a_round, complains, completion
 
+from stages import roleplay
+from stages.core import params
 from stages.core.aio import run_async
 from stages.core.files import root
 from stages.llm.cache import Cache
+from stages.llm.servers import Servers
+from stages.llm.settings import EMBEDDED, Role
 from stages.text import encoder
 from stages.tools import plan
 
@@ -70,6 +74,36 @@ def test_more_calls_for_personas_where_the_last_run_kept_few(planned):
     planned.set(filter_personas__profiles__target=40, filter_personas__personalities__target=40,
                 filter_personas__calls=1, filter_personas__max_rounds=100)  # fmt: skip
     assert wanted(1.0) < wanted(None) < wanted(0.2) <= 2 * planned.params.filter_personas.max_rounds
+
+
+def test_imported_texts_that_reach_the_target_need_no_calls(planned, server):
+    for pool, read in (("profiles", "facts"), ("personalities", "traits")):
+        texts = [f"I own {n} {read}. I like it. I am {n}. I sing. I run." for n in range(4)]
+        Path(f"data/mine_{pool}.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+        planned.set(**{f"filter_personas__import_{pool}": f"data/mine_{pool}.jsonl", f"filter_personas__{pool}__target": 28})
+    assert planned_needs()["filter_personas"] == {}
+    planned.run("seed_personas")
+    planned.run("filter_personas")
+    assert not server.requests
+    planned.set(filter_personas__drop_similar_imports=True)
+    assert planned_needs()["filter_personas"]["generator"].calls
+
+
+def test_local_weights_are_as_fast_as_replies_of_the_same_base_model_were(planned, base):
+    llm = roleplay.Params.model_validate({k: params.load_yaml("params.yaml")[k] for k in roleplay.Params.model_fields}).llm
+
+    def seconds(folder: Path | None) -> float:
+        calls = plan.PlannedCalls("roleplay", llm, {EMBEDDED: folder, "trained": None}, plan.Replies(cache))
+        calls.add(Role(name="user", model="trained", temp=0.0, top_p=1.0, penalty=0.0, tokens=9), [])
+        return calls.needs["user"].seconds
+
+    with Cache(root()) as cache:
+        assert math.isnan(seconds(base))
+        insert = "INSERT INTO replies(key, reply, role, model) VALUES(?, ?, 'user', ?)"
+        for model, took in ((Servers(llm, {EMBEDDED: base}).identity(EMBEDDED), 8.0), ("sha256:other", 800.0)):
+            cache.db.execute(insert, (model, json.dumps({"seconds": took}), model))
+        assert seconds(base) == 8.0 / llm.embedded.concurrency
+        assert math.isnan(seconds(None))  # the stage base_model is yet to fetch another one
 
 
 @pytest.mark.parametrize("tells", [True, False])
@@ -195,11 +229,15 @@ def test_the_plan_of_a_change(planned):
         done = planned._run(["stages.tools.plan", *words], check=True)
         return next(line.split() for line in done.stdout.splitlines() if line.startswith("roleplay") and " user " in line)
 
+    Path("data/note.txt.dvc").write_text(f"outs: [{{path: note.txt, md5: {'a' * 32}}}]")  # a stage without a command
     before = Path("params.yaml").read_bytes()
+    said = planned._run(["stages.tools.plan"], check=True).stdout
+    assert "\nStages to run without calls: base_model, seed_personas, extract_pairs, choose (9), eval; their time" in said
     assert row()[3] == "12" and row("-S", "roleplay.turns=5", "-S", "dpo.beta=0.3")[3] == "20"
     assert Path("params.yaml").read_bytes() == before
     for word, told in (
-        ("roleplay.trns=5", "roleplay.trns"), ("roleplay.turns=0", "roleplay.turns"), ("roleplay.turns", "roleplay.turns"),
+        ("roleplay.trns=5", "'roleplay.trns'. (did you mean roleplay.turns?)"),
+        ("roleplay.turns=0", "roleplay.turns"), ("roleplay.turns", "roleplay.turns"),
     ):  # fmt: skip
         complains(planned._run(["stages.tools.plan", "-S", word], check=False), told)
 
