@@ -44,7 +44,7 @@ def answer(served: local.Engine, path: str, body: dict | None, key: str | None) 
 def test_threads_that_wait_sleep_soon_unless_they_are_told_otherwise(tmp_path, monkeypatch, environment, spins):
     monkeypatch.setattr(os, "environ", environment)
     monkeypatch.setitem(sys.modules, "xllamacpp", MagicMock(Server=MagicMock(side_effect=RuntimeError("no"))))
-    with pytest.raises(UserError, match="llama.cpp cannot serve it: no"):
+    with pytest.raises(UserError, match=r"llama\.cpp cannot serve it: no"):
         local._llama(tmp_path / "model.gguf", 1, 64, 1)
     assert environment.get("GOMP_SPINCOUNT") == spins
 
