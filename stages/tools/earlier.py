@@ -1,6 +1,7 @@
 """Whether what a page shows is of the run as it is now: DVC's status of the stages that its files come from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -9,20 +10,34 @@ from stages.core import params
 from stages.core.cli import one_line
 
 
+@contextmanager
+def pipeline() -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The repository as DVC opens it, and DVC's status of every stage, by address; no git, so it is quick.
+
+    Raises:
+        DvcException: there is no repository (NotDvcRepoError), or it is locked or broken.
+    """
+    from dvc.dependency.param import load_path
+    from dvc.repo import Repo
+
+    read_once = patch("dvc.dependency.param.load_path", cache(load_path))  # DVC parses params.yaml for every stage
+    with Repo(config={"core": {"no_scm": True}}) as repo:
+        with read_once:
+            status = repo.status()
+        yield repo, status
+
+
 def earlier(*names: str) -> str | None:
     """One line on the stages behind what stages `names` made whose files, code or params have changed; None: none has.
 
     A stage without outputs shows nothing, and a file that is not there (before `dvc pull`) tells nothing of the run.
     """
     import networkx
-    from dvc.dependency.param import load_path
     from dvc.exceptions import DvcException, NotDvcRepoError
-    from dvc.repo import Repo
 
-    read_once = patch("dvc.dependency.param.load_path", cache(load_path))  # DVC parses params.yaml for every stage
     try:
-        with Repo(config={"core": {"no_scm": True}}) as repo, read_once:
-            status, graph = repo.status(), repo.index.graph
+        with pipeline() as (repo, status):
+            graph = repo.index.graph
             shown = {s for s in graph if s.addressing.partition("@")[0] in names}
             behind = shown.union(*(networkx.descendants(graph, s) for s in shown))
             there = [s.addressing for s in repo.index.stages if s in behind and any(out.exists for out in s.outs)]

@@ -21,7 +21,6 @@ from functools import cache, partial
 from operator import add
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 from tqdm import tqdm
 
@@ -50,6 +49,7 @@ from stages.personas.persona import Persona
 from stages.personas.pool import TextPool, chat
 from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
+from stages.tools.earlier import pipeline
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
@@ -214,15 +214,10 @@ class Pipeline:
 
     def __init__(self) -> None:
         import networkx
-        from dvc.dependency.param import load_path
-        from dvc.repo import Repo
 
         self.load: Callable[..., Any] = cache(params.load)  # once a stage, not once an arm
         self.stages: dict[str, Stage] = {}
-        read_once = patch("dvc.dependency.param.load_path", cache(load_path))  # DVC parses params.yaml for every stage
-        with Repo(config={"core": {"no_scm": True}}) as repo:
-            with read_once:
-                status = repo.status()
+        with pipeline() as (repo, status):
             changed = {s for s in repo.index.stages if s.addressing in status}
             stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
             for s in repo.index.stages:
