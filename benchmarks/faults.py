@@ -129,20 +129,21 @@ def chains(grower, nodes):
 
 def roleplay(people, turns, window):
     """Grow `people` trees; prints the wall time beside its bounds."""
-    from stages.core import prompts
     from stages.dialogue.grow import Grower
     from stages.llm.backend import PaidCalls
     from stages.llm.client import Client
     from stages.personas.persona import Persona
+    from stages.roleplay import read_prompts
 
-    texts = {f.stem: prompts.load(f) for f in Path("prompts/small").rglob("*.txt")}
+    files = {"responder-prompts": "responders"}
+    prompts = read_prompts(lambda name: Path("prompts/small", files.get(name, name.replace("-prompt", ".txt"))))
     personas = [Persona(" ".join(f"Fact {i} of {n}." for i in range(8)), "I am shy, loud, and odd.") for n in range(people)]
 
     async def grow(p):
         async with Client(PaidCalls("roleplay", p.llm, {})) as client:
             start = time.perf_counter()
             async with asyncio.TaskGroup() as later:
-                growers = [Grower(p.roleplay, p.user, p.roles, client, texts, later, x) for x in personas]
+                growers = [Grower(p.roleplay, p.user, p.roles, client, prompts, later, x) for x in personas]
                 trees = await client.in_parallel([grower.grow for grower in growers])
             return (
                 time.perf_counter() - start,

@@ -23,8 +23,8 @@ def percent_interval(ci: Sequence[float | None]) -> str:
 # of the records that `models` gives
 FORM: list[Column] = [
     MODEL, ("words", "degeneration.words", partial(number, digits=1)), ("repeats", "degeneration.repetition", number),
-    ("less base", "gain.degeneration_ci.repetition", signed_interval), ("loops", "degeneration.loops", number),
-    ("less base", "gain.degeneration_ci.loops", signed_interval), ("echo", "degeneration.echo", number),
+    ("interval vs base", "gain.degeneration_ci.repetition", signed_interval), ("loops", "degeneration.loops", number),
+    ("interval vs base", "gain.degeneration_ci.loops", signed_interval), ("echo", "degeneration.echo", number),
     ("distinct-2", "degeneration.distinct_2", number),
 ]  # fmt: skip
 SCORES: list[Column] = [
@@ -111,7 +111,7 @@ def cost_tables(result: Result) -> Iterator[tuple[str, Rows]]:
     """(title, rows) of what the arms' replies look like, of over-personalisation and of read-outs, as far as measured."""
     every = models(result)
     tables: dict[str, tuple[list[Column], list[Any]]] = {
-        "Cost: the form of the replies (less base: interval of the difference)": (
+        "Cost: the form of the replies (interval vs base: of the difference)": (
             FORM, [m for m in every if m["degeneration"]]
         ),
         "Cost: replies that bring up what the user told where it does not help": (

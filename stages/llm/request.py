@@ -41,17 +41,19 @@ class Request:
     @property
     def size(self) -> int:
         """Bytes of the messages' texts, an upper bound of their tokens: no token is shorter than a byte."""
-        return sum(len(m["content"].encode()) for m in self.messages)
+        return len("".join(m["content"] for m in self.messages).encode())
 
 
-def keyed(identity: str, body: dict[str, str]) -> tuple[str, str]:
-    """`files.digest(identity, body)` and the body's JSON, of values that are JSON already: histories are long."""
-    text = "{" + ", ".join(f'"{name}": {body[name]}' for name in sorted(body)) + "}"
+def keyed(identity: str, body: dict[str, Any]) -> tuple[str, str]:
+    """`files.digest(identity, body)` and the body's JSON, written once for both: histories are long."""
+    text = json.dumps(body, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(f"[{json.dumps(identity, ensure_ascii=False)}, {text}]".encode()).hexdigest(), text
 
 
 def spelled(body: dict[str, Any], wire: Wire) -> tuple[dict[str, Any], dict[str, str]]:
     """The body as it is sent, and what became of the parameters that the model does not see as they are."""
+    if wire == PLAIN:
+        return body, {}
     sent, unsent = dict(body), dict[str, str]()
 
     def drop(*names: str) -> None:
@@ -109,12 +111,11 @@ def request(
     if schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "schema": schema}}
     sent, unsent = spelled(body, wire)
-    written = {name: json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in sent.items()}
     try:
-        key, text = keyed(identity, written)
+        key, text = keyed(identity, sent)
     except UnicodeEncodeError:  # half a character, which no server reads
         messages = [{**m, "content": clean(m["content"])} for m in messages]
         return request(identity, role, messages, seed, schema, wire)
     if "seed" in unsent:  # each draw has a key of its own all the same
-        key, _ = keyed(identity, {**written, "seed": str(seed)})
+        key, _ = keyed(identity, {**sent, "seed": seed})
     return Request(key, text, role, messages, unsent, role.tokens + wire.thinking)

@@ -34,6 +34,7 @@ class Servers:
         self._wires: dict[str, Wire] = {}
         self._engines: list[local.Engine] = []
         self._opened: dict[str, asyncio.Task[tuple[Endpoint, str]]] = {}
+        self._right: set[tuple[str, ...]] = set()  # models with names that servers gave and that are theirs
         self._listed: dict[str, list[list[str]]] = {}  # names of the models at each address that has a list
 
     def identity(self, model: str) -> str:
@@ -97,15 +98,18 @@ class Servers:
 
     def check_served(self, model: str, served: list[str]) -> None:
         """Raise UserError unless one of the names that a server gives is the model asked for. Stored replies stay stored."""
+        if (model, *served) in self._right:
+            return
         endpoint, asked = model.split(":", 1)
-        limits = self.settings.endpoints.get(endpoint, Limits())  # stored replies do not need theirs any more
-        names = (asked, limits.aliases.get(asked, asked))
+        limits = self.settings.endpoints.get(endpoint)  # stored replies do not need theirs any more
+        names = (asked, limits.aliases.get(asked, asked) if limits else asked)
         if not any(same_model(name, s) for name in names for s in served):
             nearest = difflib.get_close_matches(asked, served, n=3, cutoff=0)
             raise UserError(
                 f"endpoint {endpoint}: serves {', '.join(nearest)}, not {asked}; name the model you want in roles, "
                 f"or, if that is it, set llm.endpoints.{endpoint}.aliases to {{{asked}: {nearest[0]}}}"
             )
+        self._right.add((model, *served))
 
     def served_name(self, model: str, served: str | None) -> str:
         """Name that a reply is counted under: the one that the server gave, or the weights' digest for a local model."""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import sys
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import tiny
@@ -34,6 +35,18 @@ def answer(served: local.Engine, path: str, body: dict | None, key: str | None) 
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     url = served.url.removesuffix("/v1") + path
     return httpx2.request("GET" if body is None else "POST", url, json=body, headers=headers, timeout=60).status_code
+
+
+@pytest.mark.parametrize(
+    ("environment", "spins"),
+    [({}, local.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_that_wait_sleep_soon_unless_they_are_told_otherwise(tmp_path, monkeypatch, environment, spins):
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setitem(sys.modules, "xllamacpp", MagicMock(Server=MagicMock(side_effect=RuntimeError("no"))))
+    with pytest.raises(UserError, match=r"llama\.cpp cannot serve it: no"):
+        local._llama(tmp_path / "model.gguf", 1, 64, 1)
+    assert environment.get("GOMP_SPINCOUNT") == spins
 
 
 @pytest.mark.slow
