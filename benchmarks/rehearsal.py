@@ -2,11 +2,12 @@
 
 The stages of dvc.yaml run in order, as dvc.yaml writes them, in a scratch folder. Every model is a script in one local
 server (benchmarks/server.py), the models to be trained too; it says different things of a person's own, so that filters,
-pairs and measures have real work. Everything else is what will run: personas are embedded and filtered, 3,210 trees of 10
-turns grown, pairs drawn, 100 cases talked through with every model, judged and scored.
+pairs and measures have real work. Crossed choice draws the log-probabilities that weights would give. Everything else is
+what will run: personas are embedded and filtered, 3,210 trees of 10 turns grown with prompt set natural, its quoting inducer
+and a misinformed reply beside the two others, pairs drawn, 100 cases talked through with every model, judged and scored.
 
 Run from the root of the repository: python -m benchmarks.rehearsal (--share 0.1: a tenth of the trees and of the cases)
-Prints seconds and peak memory of each stage. Targets on 2 cores: 20 minutes, 4 GB.
+Prints seconds and peak memory of each stage. Targets on 2 cores: 25 minutes, 4 GB.
 """
 
 import argparse
@@ -30,7 +31,7 @@ from pathlib import Path
 from benchmarks import server
 
 ROOT = Path(__file__).parent.parent
-MINUTES, GIGABYTES = 20, 4
+MINUTES, GIGABYTES = 25, 4
 URL = "REHEARSAL_URL"
 
 FACTS = (
@@ -68,6 +69,26 @@ def chatter(dice, number):
     return " ".join(words(dice, number)).capitalize() + "."
 
 
+def begins(item):
+    """The words of an item that the scripted user says, and that show it."""
+    return " ".join(item.split()[:5]).rstrip(".")
+
+
+def shown(last):
+    """The quoting inducer's answer: each listed item whose beginning stands in the last message."""
+    listed, _, said = last.partition("\n\n")
+    items = [line.partition(". ")[2] for line in listed.splitlines()[1:]]
+    message = said.rpartition("\n")[2]
+    return json.dumps({"shown": [{"quote": begins(i), "item": i} for i in items if begins(i) in message]})
+
+
+def fitting(last):
+    """The verifier's answer: the reply that shares more long words with the person."""
+    parts = re.split("Conversation:|Reply 1:|Reply 2:", last)
+    person, first, second = (set(re.findall("[a-z]{5,}", part)) for part in (parts[0], *parts[-2:]))
+    return "1" if len(first & person) >= len(second & person) else "2"
+
+
 def reply(body):
     """What the script says: each role is known by its system prompt, the words follow from the request."""
     messages = body["messages"]
@@ -75,17 +96,19 @@ def reply(body):
     dice = random.Random(f"{body['seed']} {body['model']} {last}")
     if system.startswith("You invent people"):
         return "\n".join(profile(dice) for _ in range(20))
-    if system.startswith("You invent characters"):
+    if system.startswith("You invent temperaments"):
         return "\n".join(personality(dice) for _ in range(20))
-    if system.startswith("You write down"):
-        return last.partition(" So ")[0]
-    if system.startswith("You are a person who writes"):
-        return f"{last.rpartition('Fact: ')[2]} So what would you do about the {chatter(dice, dice.randint(8, 16))}"
-    if system.startswith("Two replies"):
-        return "1" if "Since " in last.partition("Reply 1:")[2].partition("Reply 2:")[0] else "2"
+    if system.startswith("You read what a user writes"):
+        return shown(last)
+    if system.startswith("You play a person"):
+        agenda = re.search(r"announced: (.*?)\)", last)
+        return f"{begins(agenda[1]) if agenda else 'well'}, so what of the {chatter(dice, dice.randint(8, 16))}"
+    if system.startswith("You read about a person"):
+        return fitting(last)
     if system.startswith("You rate"):
         return str(dice.randint(1, 5))
-    known = "Since you told me about it, " if "About me:" in last else "As a rule, "
+    note = last.partition("(A note for you alone")[2].partition("\n")[2]
+    known = f"With the {max(note.splitlines()[-1].split(), key=len).strip('.,)')} in mind, " if note else "As a rule, "
     return known + " ".join(chatter(dice, dice.randint(9, 15)) for _ in range(3))
 
 
@@ -112,9 +135,15 @@ async def serve():
 
 def stage(words):
     """Run one stage in this process, with every local model on the scripted server."""
+    import numpy as np
+
     from stages.llm import local
+    from stages.training import choices
 
     local.start = lambda folder, **_: local.Engine(os.environ[URL], folder.name, "none", None)
+    drawn = np.random.default_rng(1)
+    choices.load = lambda folder: (None, None)
+    choices.matrix = lambda model, tokenizer, contexts, replies: drawn.normal(-50, 5, (len(contexts), len(replies)))
     sys.argv = words
     runpy.run_module(words[0], run_name="__main__", alter_sys=True)
 
@@ -135,6 +164,8 @@ def prepare(scratch, share, url):
     personas = whole["filter_personas"]
     personas["train"] = round(personas["train"] * share)
     personas["eval_profiles"] = max(1, round(personas["eval_profiles"] * share))
+    whole["roleplay"]["replies"] = ["informed", "uninformed", "misinformed"]
+    whole["extract_pairs"]["negatives"] = ["uninformed", "misinformed"]
     whole["extract_pairs"]["require"]["min_pairs"] = round(whole["extract_pairs"]["require"]["min_pairs"] * share)
     whole["llm"].update(batch_roles=[], endpoints={"rehearsal": {"base_url": url, "concurrency": 64}})
     whole["llm"]["embedded"]["concurrency"] = 64

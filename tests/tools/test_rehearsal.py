@@ -6,7 +6,12 @@ import shlex
 import pytest
 from conftest import ROOT
 
-from benchmarks import rehearsal
+from benchmarks import faults, rehearsal
+from stages.core import prompts
+from stages.dialogue import grow, quotes
+
+ITEMS = ["I mend nets on the beach.", "I owe my brother for a boat.", "I am curt."]
+SET = "prompts/natural"  # of the paper preset
 
 pytestmark = pytest.mark.slow
 
@@ -30,3 +35,32 @@ def test_the_script_answers_as_the_model_that_is_asked():
     body = json.dumps({"model": "script", "seed": 1, "messages": chat}).encode()
     answer = rehearsal.Script(latency=0).answer(body)[3]
     assert answer["model"] == "script" and answer["choices"][0]["message"]["content"] in "12345"
+
+
+def said(chat):
+    """What the script says to a chat."""
+    return rehearsal.reply({"model": "script", "seed": 1, "messages": chat})
+
+
+def test_the_script_shows_an_item_and_quotes_it():
+    user = prompts.load(ROOT / SET / "user.txt")
+    message = said(
+        [*user.messages(persona=" ".join(ITEMS)), {"role": "user", "content": user.part("turn", agenda=ITEMS[1])}]
+    )
+    chat = quotes.messages(prompts.load(ROOT / SET / "inducer.txt"), ITEMS, [{"role": "user", "content": message}])
+    assert quotes.parse(said(chat), ITEMS, [message]) == [{"item": 1, "quote": "I owe my brother for"}]
+
+
+def test_the_scripts_verifier_prefers_the_note_on_this_user_in_both_orders():
+    responder, verifier = (prompts.load(ROOT / SET / name) for name in ("responders/responder.txt", "verifier.txt"))
+    own, other = (said(grow.informed(responder, [], "Hm.", [note])) for note in (ITEMS[1], "I teach chemistry."))
+    for first, second, chosen in ((own, other, 1), (other, own, 2)):
+        chat = verifier.messages(persona=" ".join(ITEMS), conversation="", first=first, second=second)
+        assert grow.parse_verdict(said(chat)) == chosen
+
+
+def test_role_play_of_the_benchmark_of_faults_makes_all_its_calls(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("DVC_ROOT", "")  # which the benchmark sets
+    faults.roleplay(1, 2, 1)
+    assert "| 1 x 2 turns, 1 at once | 12 |" in capsys.readouterr().out
