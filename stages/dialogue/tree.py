@@ -5,17 +5,22 @@ to it, `u/p/u` the user's next turn after the preferred reply. The id is part of
 keeps what it has.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, model_validator
 
 from stages.core.cli import UserError
-from stages.core.files import Record, jsonl_files, read_jsonl
+from stages.core.files import Record, jsonl_files, read_objects
+from stages.core.params import checked
 from stages.core.prompts import Message
 
 Node = dict[str, Any]
 REPLIES = {"p": "preferred", "r": "rejected", "m": "misinformed"}
-ROLES = ("user", *REPLIES.values())
+_PATH = re.compile(r"u(/[prm]/u)*(/[prm])?")  # an id
 
 
 def index(tree: Record) -> dict[str, Node]:
@@ -53,12 +58,42 @@ def decisions(tree: Record, other: str = "r") -> Iterator[tuple[Node, Node, Node
             yield nodes[node_id], preferred, rejected
 
 
-def _sound(t: Record) -> bool:
-    nodes = t.get("nodes")
-    return isinstance(t.get("id"), str) and isinstance(nodes, list) and all(
-        isinstance(n, dict) and isinstance(n.get("id"), str) and isinstance(n.get("text"), str) and n.get("role") in ROLES
-        for n in nodes
-    )  # fmt: skip
+class _Quote(BaseModel, strict=True):
+    item: int
+    quote: str
+
+
+class _Verdict(BaseModel, strict=True):
+    chosen: Literal["preferred", "rejected", "misinformed"] | None
+
+
+class _Node(BaseModel, strict=True):
+    id: str
+    role: Literal["user", "preferred", "rejected", "misinformed"]
+    text: str
+    note: list[int] | None = None
+    quotes: list[_Quote] = []
+    mentions: list[_Quote] | None = None
+    verdicts: list[_Verdict] = []
+
+
+class _Tree(BaseModel, strict=True):
+    id: str
+    nodes: list[_Node]
+    items: list[str] = []
+    profile: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        ids = Counter(n.id for n in self.nodes)
+        for n in self.nodes:
+            known = _PATH.fullmatch(n.id) and REPLIES.get(n.id[-1], "user") == n.role
+            if not known or ids[n.id] > 1 or (parent(n.id) or n.id) not in ids:
+                raise ValueError(f"node {n.id}, {n.role}: ids are paths, each once: u, u/p, u/r, u/m, then u/p/u ...")
+            quoted = (q.item for q in [*n.quotes, *(n.mentions or [])])
+            if not all(0 <= i < len(self.items) for i in [*(n.note or []), *quoted]):
+                raise ValueError(f"node {n.id}: names an item beyond the tree's {len(self.items)} `items`, counted from 0")
+        return self
 
 
 def read_trees(*paths: Path) -> list[Record]:
@@ -70,12 +105,10 @@ def read_trees(*paths: Path) -> list[Record]:
     places: dict[str, str] = {}
     trees = []
     for file in jsonl_files(*paths):
-        for number, t in enumerate(read_jsonl(file), 1):
+        for number, t in read_objects(file):
             where = f"{file}:{number}"
-            if not _sound(t):
-                raise UserError(
-                    f"{where}: not a tree: needs `id` and `nodes`, each with id, role ({', '.join(ROLES)}), text"
-                )
+            if wrong := checked(_Tree, t)[1]:
+                raise UserError(f"{where}: not a tree (data/natural/README.md has its form): {wrong[0].lstrip(': ')[:300]}")
             if t["id"] in places:
                 raise UserError(f"{where}: tree {t['id']} is in {places[t['id']]}, too; give each tree an id of its own")
             places[t["id"]] = where

@@ -43,6 +43,21 @@ def test_files_of_trees(tmp_path):
         path.write_text(f"{json.dumps(a_tree())}\n{json.dumps(bad)}\n")
         with pytest.raises(UserError, match=r"trees\.jsonl:2: not a tree"):
             tree.read_trees(path)
+    user, reply = ({"id": name, "role": role, "text": ""} for name, role in (("u", "user"), ("u/p", "preferred")))
+    for nodes, fault in (
+        ([{**user, "id": "n0"}], "node n0, user: ids are paths"),
+        ([user, {**reply, "role": "rejected"}], "node u/p, rejected: ids are paths"),
+        ([user, reply, reply], "node u/p, preferred: ids are paths, each once"),
+        ([reply], "node u/p, preferred: ids are paths"),
+        ([{**user, "note": [1]}], "node u: names an item beyond the tree's 1"),
+        ([{**user, "quotes": [{"item": 1, "quote": "a"}]}], "node u: names an item beyond"),
+        ([{**user, "quotes": ["a"]}], r"nodes\.0\.quotes\.0: "),
+        ([{**user, "note": ["I am."]}], r"nodes\.0\.note\.0: .*, found 'I am\.'"),
+        ([{**user, "verdicts": ["preferred"]}], r"nodes\.0\.verdicts\.0: "),
+    ):
+        path.write_text("\n" + json.dumps({"id": "x", "items": ["I am."], "nodes": nodes}))
+        with pytest.raises(UserError, match=rf"trees\.jsonl:2: not a tree .*: {fault}"):
+            tree.read_trees(path)
     path.write_text(json.dumps(a_tree()))
     with pytest.raises(UserError, match="1 trees cannot be split"):
         tree.read_trees(path)
