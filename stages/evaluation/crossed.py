@@ -7,6 +7,7 @@ worth in itself is in a whole column of L and cancels, so a model that ignores t
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def summary(groups: Sequence[Record], scores: Mapping[str, Sequence[Array]], res
 def exchanges(history: Sequence[Message]) -> list[list[Message]]:
     """A history cut before each message of the user."""
     starts = [n for n, m in enumerate(history) if m["role"] == "user" or not n]
-    return [list(history[a:b]) for a, b in zip(starts, [*starts[1:], len(history)], strict=True)]
+    return [list(history[a:b]) for a, b in pairwise([*starts, len(history)])]
 
 
 def seen(history: Sequence[Message], reading: str) -> list[Message]:

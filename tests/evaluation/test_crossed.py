@@ -76,6 +76,7 @@ def test_readings_cut_a_history_at_its_exchanges():
     assert crossed.seen(history, "first_1") == history[:2] and crossed.seen(history, "last_1") == history[2:]
     assert crossed.seen(history, "last_9") == crossed.seen(history, "first_9") == history
     assert crossed.curve([group()]) == ["first_1", "last_1"]
+    assert crossed.seen([], "history") == crossed.seen([], "last_1") == [], "a user of whom nothing was seen"
 
 
 def test_the_best_replies_are_those_that_top1_counts():
