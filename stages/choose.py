@@ -88,12 +88,16 @@ def local(a: Namespace, folder: Path, asked: list[Question]) -> list[Any]:
     """L of each question from the weights in `folder`, group by group: a short history is the same in several readings."""
     import numpy as np
 
-    from stages.training.choices import load, matrix
+    from stages.training.choices import fits, load, matrix
 
     model, tokenizer = load(folder)
     places: dict[str, list[int]] = {}
-    for n, (_, group, _) in enumerate(asked):
+    for n, (_, group, contexts) in enumerate(asked):
         places.setdefault(group["group"], []).append(n)
+        for user, context in zip(group["users"], contexts, strict=True):
+            if not fits(model, tokenizer, context, [u["reply"] for u in group["users"]]):
+                who = f"user {user['id']} of group {group['group']}"
+                raise UserError(f"{a.groups}: {who}: {folder} cannot read so long a history; shorten it")
     found: dict[int, Any] = {}
     with Progress(f"choose: {a.choices.stem}", len(places)) as progress:
         for at in places.values():
@@ -171,14 +175,12 @@ def main() -> None:
         p = params.load("choose", Params)
     else:
         a.model = LOCAL
-        alone: dict[str, Any] = {
-            "groups": str(a.groups),
-            "most": a.most or maxsize,
-            "exchanges": a.exchanges,
-            "samples": 1,
-            "arms": [],
-        }
-        p = Params.model_construct(choose=Choose(**alone, seed=1, resamples=10000))
+        most = maxsize if a.most is None else a.most
+        alone = {"groups": str(a.groups), "most": most, "exchanges": a.exchanges, "samples": 1, "arms": [], "seed": 1}
+        section, faults = params.checked(Choose, {**alone, "resamples": 10000})
+        if section is None:
+            raise UserError(f"--{faults[0]}")
+        p = Params.model_construct(choose=section)
     why = skipped(a, p.choose.arms)
     rows, metrics = ([], {"skipped": why}) if why else measured(p, a)
     write_jsonl(a.choices, rows)

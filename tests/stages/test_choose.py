@@ -77,6 +77,13 @@ def test_a_persona_that_lacks_is_named(weights):
     assert alone(weights, [people])["groups"] == 1
 
 
+def test_what_cannot_be_measured_is_named(weights):
+    complains(alone(weights, [group()], "--most", "1", check=False), "--most: input should be greater than or equal to 2")
+    people = group()
+    people["users"][1]["history"] *= 100
+    complains(alone(weights, [people], check=False), "user u1 of group g0: models/base cannot read so long a history")
+
+
 def knows(body):
     """The letter of the reply that names what the user likes; a liking for letter A, too."""
     *before, last = body["messages"]
