@@ -16,8 +16,8 @@ def normalise(text: str) -> str:
 
 
 def _values(path: Path) -> list[tuple[int, Any]]:
-    """(line number, value) of every line that is not empty: JSON in a .jsonl file, else plain text."""
-    if path.suffix == ".jsonl":
+    """(line number, value) of every line that is not empty: JSON in a .jsonl or .json file, else plain text."""
+    if path.suffix in (".jsonl", ".json"):
         return list(read_lines(path))
     return [(number, line) for number, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
 

@@ -49,7 +49,7 @@ def split(
     if len(pairs) < p.train or not evals:
         raise UserError(
             f"filter_personas: {len(profiles)} profiles and {len(personalities)} personalities give {len(evals)} eval pairs "
-            f"and {len(pairs)} training pairs that share nothing with them and agree in their pronouns, fewer than "
-            f"train = {p.train}; raise the pools' targets or lower train"
+            f"and {len(pairs)} training pairs that share nothing with them and agree in their pronouns; 1 and "
+            f"train = {p.train} are needed; raise the pools' targets, or eval_personalities for eval pairs, or lower train"
         )
     return pairs[: p.train], evals

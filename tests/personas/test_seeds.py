@@ -35,6 +35,7 @@ def test_strings_objects_and_plain_text(tmp_path):
     a, b = (read(tmp_path / n, LIMITS) for n in ("a.jsonl", "b.txt"))
     assert [r["text"] for r in a] == [r["text"] for r in b] == ["I fish.", "I bake."]
     assert a[1]["category"] == "work"
+    assert read((tmp_path / "a.jsonl").rename(tmp_path / "a.json"), LIMITS) == a, "not the source text of JSON as a persona"
 
 
 def test_strange_text_survives(tmp_path):

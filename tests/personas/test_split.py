@@ -29,7 +29,7 @@ def test_split_shares_nothing_and_repeats_no_pair():
     assert not {x.profile for x in train} & {x.profile for x in held}
     assert not {x.personality for x in train} & {x.personality for x in held}
     assert split(PROFILES, PERSONALITIES, settings(train=5), spots)[0] == train[:5]
-    with pytest.raises(UserError, match="fewer than train = 13"):
+    with pytest.raises(UserError, match=r"4 eval pairs and 12 training pairs .*; 1 and train = 13 are needed"):
         split(PROFILES, PERSONALITIES, settings(train=13), spots)
 
 
