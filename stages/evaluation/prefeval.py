@@ -31,7 +31,8 @@ def filling(root: Path, number: int) -> list[Message]:
     if not number:
         return []
     path = root / FILLERS
-    said = [(m["role"], m["content"]) for talk in read_json(path) for m in talk["conversation"]][: 2 * number]
+    with lacks(f"{path}"):
+        said = [(m["role"], m["content"]) for talk in read_json(path) for m in talk["conversation"]][: 2 * number]
     if len(said) < 2 * number:
         raise UserError(f"{path}: holds {len(said) // 2} exchanges; lower external.fillers from {number}")
     return [{"role": role, "content": content} for role, content in said]
