@@ -140,7 +140,9 @@ async def served(p: Params, model: str, name: str, items: Sequence[Item]) -> tup
 def measured_arms(p: Params, a: Namespace) -> Iterator[tuple[str, str, Path]]:
     """(name, model, folder of weights) of the arms that the benchmark can tell apart."""
     if a.weights:
-        yield from ((folder.name, "local", folder) for folder in a.weights)
+        folders = list(dict.fromkeys(a.weights))
+        names = [folder.name for folder in folders]  # models/dpo of two runs have one name
+        yield from ((f.name if names.count(f.name) == 1 else str(f), "local", f) for f in folders)
         return
     seen = set()
     for name, arm in p.arms.items():

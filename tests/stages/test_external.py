@@ -59,6 +59,10 @@ def test_what_weights_made_of_the_items_is_kept(weights, monkeypatch):
     first = alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")
     monkeypatch.setattr("stages.training.choices.load", lambda folder: pytest.fail("was read again"))
     assert alone(weights, "prefeval", "--weights", "models/base", "--limit", "2")[0] == first[0]
+    (weights.folder / "other").symlink_to("models")
+    found, _ = alone(weights, "prefeval", "--weights", "models/base", "other/base", "--limit", "2")
+    assert [*found["results"]] == ["models/base", "other/base"] and found["base"] == "models/base"
+    assert found["results"]["other/base"]["letters"]["choice-based/0"]["vs_base"]["value"] == 0
 
 
 def test_items_that_a_model_cannot_read_are_counted_and_left_out(weights):
