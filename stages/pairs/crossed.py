@@ -8,6 +8,7 @@ that cancels only among all pairs of a group; rows name their `crossed_group`, a
 from pathlib import Path
 from typing import Any
 
+from stages.core.cli import UserError
 from stages.core.files import Record, digest, jsonl_files
 from stages.core.prompts import Message
 from stages.pairs.rows import Data, reply
@@ -17,8 +18,15 @@ KIND = "crossed"
 
 
 def read(path: Path) -> list[Record]:
-    """Groups of a file, or of a folder of *.jsonl, which may hold none. Raises UserError for what is no group."""
-    return [g for file in jsonl_files(path) for g in groups.read(file)]
+    """Groups of a file, or of a folder of *.jsonl, which may hold none. Raises UserError for what is no group, and for two
+    of one name: rows go by it (training/order.py)."""
+    found: dict[str, Record] = {}
+    for file in jsonl_files(path):
+        new = {g["group"]: g for g in groups.read(file)}
+        if both := sorted({*new} & {*found}):
+            raise UserError(f"{file}: group {both[0]} is in another file, too; give each a name of its own")
+        found |= new
+    return [*found.values()]
 
 
 def drawn(found: list[Record], most: int | None, seed: int) -> list[Record]:
@@ -33,8 +41,12 @@ def add_rows(data: Data, found: list[Record], system: list[Message], val_share: 
         found: groups; the first `val_share` of them are held out.
     Returns:
         Counts of groups, held-out groups, SFT rows and pairs.
+    Raises:
+        UserError: all groups are held out.
     """
     held = max(1, round(val_share * len(found)))
+    if held >= len(found):
+        raise UserError(f"extract_pairs.groups: {len(found)} groups, and val_share holds out {held}; bring more")
     rows = {"sft": 0, "pairs": 0}
     for number, g in enumerate(found):
         part = "val" if number < held else "train"

@@ -37,6 +37,8 @@ def test_a_row_is_the_users_history_the_message_and_its_own_reply():
 
 def test_a_group_is_in_one_part():
     made = data()
+    with pytest.raises(UserError, match="1 groups, and val_share holds out 1"):
+        crossed.add_rows(made, [group()], [], 0.3)
     crossed.add_rows(made, [{**group(n), "message": f"What {n}?"} for n in range(10)], [], 0.3)
     messages = [{r["prompt"][-1]["content"] for r in made[f"sft_{part}"]} for part in ("train", "val")]
     assert not messages[0] & messages[1] and [len(m) for m in messages] == [7, 3]
@@ -51,6 +53,11 @@ def test_more_groups_keep_the_ones_before():
 
 def test_a_folder_without_groups_gives_none_and_a_broken_group_one_line(tmp_path):
     assert crossed.read(tmp_path) == []
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(group()))
+    with pytest.raises(UserError, match=r"b\.jsonl: group g0 is in another file, too"):
+        crossed.read(tmp_path)
+    (tmp_path / "b.jsonl").unlink()
     (tmp_path / "g.jsonl").write_text(json.dumps({**group(), "users": []}))
     with pytest.raises(UserError, match=r"g.jsonl:1: `users` must be a list"):
         crossed.read(tmp_path)
