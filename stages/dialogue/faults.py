@@ -11,7 +11,8 @@ _FIRST = {"i", "i'm", "i’m", "i've", "i’ve", "i'd", "i'll", "my", "me", "min
 _ASSISTANT = re.compile(
     r"\b(as an ai|language model|how (can|may) i (help|assist)|what can i (do for|help) you|i('m| am) here to help|"
     r"(happy|glad) to (help|assist) you|i can help you|i(’|')?ll help you|let me help you|what('s| is) your problem|"
-    r"feel free to ask|is there anything else i can)\b",
+    r"feel free to ask|is there anything else i can|"
+    r"sorry, but i (can(’|')?t|cannot) (assist|comply|help (you )?with|continue this))\b",
     re.I,
 )
 _OTHER = re.compile(r"(the|this) (user|person)\b", re.I)

@@ -101,11 +101,11 @@ def facts_of(t: Record) -> int:
 
 def agreement(trees: list[Record]) -> dict[str, Any] | None:
     """Precision and recall of the items quoted so far against the given notes, over the user turns that have both; of facts,
-    of traits and of all. None where no turn has both."""
+    of traits and of all. None where no turn has both; the notes of role-play are made of its quotes, and say nothing."""
     counts = {kind: Counter[str]() for kind in ("all", "facts", "traits")}
     for t in trees:
         nodes, cut = tree.index(t), facts_of(t)
-        for node in (n for n in t["nodes"] if n.get("note") is not None and "quotes" in n):
+        for node in (n for n in t["nodes"] if n.get("note") is not None and "quotes" in n and "agenda" not in n):
             quoted = {q["item"] for n in tree.path(nodes, node["id"]) for q in n.get("quotes", [])}
             for i in quoted | {*node["note"]}:
                 for kind in ("all", "facts" if i < cut else "traits"):

@@ -12,6 +12,8 @@ BEES = "I keep bees on the roof, what now?"
     [
         ("I keep bees. What should I check?", [], [], []),
         ("How can I help you today? I am here.", [], [], ["assistant_talk"]),
+        ("I'm sorry, but I can't assist with that.", [], [], ["assistant_talk"]),
+        ("Sorry, but I can't help laughing.", [], [], []),
         ("She keeps bees on the roof.", [], [], ["third_person"]),
         ("I love #bees #honey #sun", [], [], ["hashtags"]),
         ("我在屋顶上养蜜蜂，怎么办？", [], [], []),

@@ -90,3 +90,5 @@ def test_quotes_against_given_notes():
     found = measures.agreement([t])
     assert found["all"] == {"given": 4, "found": 4, "both": 3, "precision": 0.75, "recall": 0.75}
     assert found["traits"] == {"given": 1, "found": 1, "both": 1, "precision": 1.0, "recall": 1.0}
+    t["nodes"][0]["agenda"] = []
+    assert measures.agreement([t])["all"]["given"] == 3  # of the turn that role-play did not make
