@@ -88,14 +88,16 @@ def local(a: Namespace, folder: Path, asked: list[Question]) -> list[Any]:
     """L of each question from the weights in `folder`, group by group: a short history is the same in several readings."""
     import numpy as np
 
-    from stages.training.choices import fits, load, matrix
+    from stages.training.choices import load, matrix, tokens
 
     model, tokenizer = load(folder)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     places: dict[str, list[int]] = {}
     for n, (_, group, contexts) in enumerate(asked):
         places.setdefault(group["group"], []).append(n)
         for user, context in zip(group["users"], contexts, strict=True):
-            if not fits(model, tokenizer, context, [u["reply"] for u in group["users"]]):
+            before, after = tokens(tokenizer, context, [u["reply"] for u in group["users"]])
+            if room is not None and len(before) + max(map(len, after)) > room:
                 who = f"user {user['id']} of group {group['group']}"
                 raise UserError(f"{a.groups}: {who}: {folder} cannot read so long a history; shorten it")
     found: dict[int, Any] = {}

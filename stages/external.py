@@ -68,11 +68,13 @@ class Reader:
         self.choices = choices
         self.model, self.tokenizer = choices.load(folder)
         self.alone: dict[str, tuple[list[float], list[float]]] = {}
+        self.room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def fits(self, item: Item, before: Contexts) -> bool:
         """Whether conversation, question and options are within what the model can read."""
         _, last = next(choice.rotations(ASK, item.question, item.options))
-        return all(self.choices.fits(self.model, self.tokenizer, [*head, last], item.options) for head in before.values())
+        asked = [self.choices.tokens(self.tokenizer, [*head, last], item.options) for head in before.values()]
+        return self.room is None or all(len(chat) + max(map(len, said)) <= self.room for chat, said in asked)
 
     def after(self, item: Item, head: list[Message]) -> tuple[list[float], list[float]]:
         """log p of each option, by its letter, and as the reply."""

@@ -40,13 +40,6 @@ def tokens(tokenizer: Any, context: list[Message], replies: Sequence[str]) -> tu
     return found[0][0], [reply for _, reply in found]
 
 
-def fits(model: Any, tokenizer: Any, context: list[Message], replies: Sequence[str]) -> bool:
-    """Whether the context with each reply is within what the model can read. Raises UserError: see `tokens`."""
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    before, after = tokens(tokenizer, context, replies)
-    return room is None or len(before) + max(map(len, after)) <= int(room)
-
-
 def states(model: Any, context: list[int], rows: Sequence[list[int]]) -> Any:
     """Hidden states from which the tokens of each row behind `context` are predicted, [rows, longest row, hidden size]."""
     body = model.base_model
