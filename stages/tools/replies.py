@@ -26,7 +26,9 @@ def size(db: sqlite3.Connection) -> list[tuple[Any, ...]]:
 
 
 def prune(db: sqlite3.Connection, days: float) -> int:
-    """Drop replies stored more than `days` ago; returns how many."""
+    """Drop replies stored more than `days` ago; returns how many. Raises UserError for a time to come, which drops all."""
+    if not days >= 0:
+        raise UserError(f"--days {days:g}: must be 0 or more, the age from which on replies are dropped")
     dropped = db.execute("DELETE FROM replies WHERE created < ?", (time.time() - 86400 * days,)).rowcount
     db.execute("VACUUM")
     return dropped

@@ -51,6 +51,7 @@ def test_the_cache_is_seen_shared_and_pruned(server, tmp_path, replies):
     assert "0 new replies" in replies(other, "import", file)
     replies(other, "export", back)
     assert back.read_bytes() == file.read_bytes()
+    assert "--days -30: must be 0 or more" in replies(tmp_path, "prune", "--days", "-30")
     assert "0 replies dropped" in replies(tmp_path, "prune", "--days", "1")
     assert "3 replies dropped" in replies(tmp_path, "prune", "--days", "0")
     run(server, asks(3))
