@@ -135,6 +135,17 @@ def absent(pipeline: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
             yield f"{key}: no such file or folder {path}"
 
 
+def misnamed(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of the names of arms: that no file can have, or that section choose takes for an arm's."""
+    arms, chosen = _mapping(params, "arms"), _mapping(params, "choose").get("arms")
+    for name in arms:
+        if not re.fullmatch(r"[\w.-]+", str(name)):
+            yield f"arms.{name}: name it by letters, digits, dots, - and _: the arm's files have its name"
+    for name in chosen if isinstance(chosen, list) else []:
+        if name not in arms:
+            yield f"choose.arms: there is no arm {name}{near(str(name), arms)}"
+
+
 def keyless(params: dict[str, Any]) -> list[str]:
     """What to say of endpoints in use whose key is not there. No fault: stored replies need none."""
     endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
@@ -190,11 +201,13 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
         if module := STAGES.get(stage):
             faults += checked(module.Params, restricted(stage, module.Params, params, keys))[1]
     for section, schema in LINES.items():
-        for name, line in (params.get(section) or {}).items():
+        if not isinstance(values := params.get(section) or {}, dict):
+            faults.append(f"{section}: input should be a valid dictionary, found {values!r}")
+        for name, line in _mapping(params, section).items():
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    more = [*untrained(params), *absent(pipeline, params), *unbound(params)]
+    more = [*untrained(params), *absent(pipeline, params), *unbound(params), *misnamed(params)]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 
 

@@ -7,6 +7,9 @@ from stages.core.params import load_yaml
 from stages.tools import check
 
 
+ARM = {"model": "local", "weights": "base", "prompt": "assistant", "strategy": "reply", "memory": "all"}
+
+
 @pytest.fixture
 def checked(project):
     """Runs the tool with roles.inducer at a model of an endpoint: its lines."""
@@ -68,6 +71,9 @@ def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
      ("rounds", {"2": a_round(extract_pairs={"groups": "gone"})}, "rounds.2.extract_pairs.groups: no such file"),
      ("external__folders", {"prefeval": "gone"}, "external.folders.prefeval: no such file or folder gone"),
      ("prompts", "mine", "prompts: no folder prompts/mine"),
+     ("rounds", "2", "rounds: input should be a valid dictionary, found '2'"),
+     ("arms", {"base": ARM, "dpo": ARM, "me/tiny": ARM}, "arms.me/tiny: name it by letters, digits, dots, - and _"),
+     ("choose__arms", ["base", "dop"], "choose.arms: there is no arm dop (did you mean dpo?)"),
      ("base_model__source", "./mine", "base_model.source: no such file or folder mine")],
 )  # fmt: skip
 def test_what_would_stop_a_stage_later_is_a_fault(project, monkeypatch, key, value, told):
