@@ -503,7 +503,8 @@ def test_own_personas(server, tmp_path):
     )  # fmt: skip
     (example,) = blocks("own_personas", "json")
     (here / "data/my_profiles.jsonl").write_text(example)
-    jsonl(here / "data/my_personalities.jsonl", ["I am calm, kind, and shy.", "I am loud, rude, and brave."])
+    traits = ["I am calm, kind, and shy.", "I am loud, rude, and brave.", "I am tidy, slow, and proud."]
+    jsonl(here / "data/my_personalities.jsonl", traits)
     found: list[list[object]] = []
 
     def measured() -> None:
@@ -514,7 +515,7 @@ def test_own_personas(server, tmp_path):
     walk(here, "own_personas", instead={"/tmp/": f"{tmp_path}/"}, then={imports: measured, alone: measured})
     assert found == [[24, 2, 0, "target"], [2, 0, 0, "target"]]
     people = [json.loads(line) for name in ("train", "eval") for line in (here / f"data/personas/{name}.jsonl").open()]
-    assert len(people) == 2 and all(person["profile"] in example for person in people)
+    assert len(people) == 2 + 1 and all(person["profile"] in example for person in people)
     assert len((tmp_path / "profiles.jsonl").read_text().splitlines()) == 2
 
 
