@@ -88,6 +88,7 @@ def repository(
     folder.mkdir(parents=True)
     project = Project(folder, url)
     project.params.arms = {name: project.params.arms[name] for name in arms}
+    project.params.choose.arms = [name for name in project.params.choose.arms if name in arms]
     project.set(**values)
     spec = OmegaConf.load(folder / "dvc.yaml")
     spec.stages = {name: stage for name, stage in spec.stages.items() if name in stages}

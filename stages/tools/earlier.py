@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from stages.core import params
-from stages.core.cli import one_line
+from stages.core.cli import UserError, one_line
 
 
 @contextmanager
@@ -25,6 +25,17 @@ def pipeline() -> Iterator[tuple[Any, dict[str, Any]]]:
         with read_once:
             status = repo.status()
         yield repo, status
+
+
+@contextmanager
+def dvcs_words() -> Iterator[None]:
+    """Turn what DVC raises (a circle of stages, a line of arms without its model, a lock) into a UserError."""
+    from dvc.exceptions import DvcException
+
+    try:
+        yield
+    except DvcException as e:
+        raise UserError(f"{one_line(e)}; python -m stages.tools.check names faults of params.yaml") from None
 
 
 def earlier(*names: str) -> str | None:

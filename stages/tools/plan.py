@@ -49,7 +49,7 @@ from stages.personas.persona import Persona
 from stages.personas.pool import TextPool, chat
 from stages.personas.pool import grow as grow_pool
 from stages.tools import check, preset
-from stages.tools.earlier import pipeline
+from stages.tools.earlier import dvcs_words, pipeline
 
 ACCEPTANCE = 0.5  # of generated personas, until a run has measured it
 USED = 0.6  # of its token limit a reply takes, until a run has measured it
@@ -217,7 +217,7 @@ class Pipeline:
 
         self.load: Callable[..., Any] = cache(params.load)  # once a stage, not once an arm
         self.stages: dict[str, Stage] = {}
-        with pipeline() as (repo, status):
+        with dvcs_words(), pipeline() as (repo, status):
             changed = {s for s in repo.index.stages if s.addressing in status}
             stale = changed | {a for s in changed for a in networkx.ancestors(repo.index.graph, s)}
             for s in repo.index.stages:

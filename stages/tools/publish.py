@@ -26,7 +26,7 @@ from stages.pairs.crossed import KIND
 from stages.tools.against import git
 from stages.tools.blocks import cell
 from stages.tools.browse import used_trees
-from stages.tools.earlier import earlier
+from stages.tools.earlier import dvcs_words, earlier
 from stages.weights.card import PAPER, about, filled
 
 FOLDER = Path("results/publish")
@@ -149,7 +149,7 @@ def missing(run: Run, model_licence: str | None, data_licence: str | None) -> It
     """What has to be there or known before anything is published."""
     from dvc.repo import Repo
 
-    with Repo(config={"core": {"no_scm": True}}) as repo:
+    with dvcs_words(), Repo(config={"core": {"no_scm": True}}) as repo:
         changed = repo.status(targets=["dpo"], with_deps=True)
     if changed:
         yield f"files that dvc.lock describes ({', '.join(sorted(changed))} differ): run dvc repro dpo, or dvc pull"

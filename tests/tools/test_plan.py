@@ -202,6 +202,11 @@ def test_a_fault_of_the_params_is_one_line(planned):
     complains(planned._run(["stages.tools.plan"], check=False), "roleplay.turns")
 
 
+def test_what_dvc_refuses_is_one_line(planned):
+    planned.set(dpo__start="dpo")
+    complains(planned._run(["stages.tools.plan"], check=False), "both a dependency and an output in stage: dpo", "tools.check")
+
+
 def test_an_endpoint_that_is_not_named_is_one_line(planned):
     planned.set(user__model="nowhere:x")
     complains(planned._run(["stages.tools.plan"], check=False), "endpoint 'nowhere': not among llm.endpoints")
