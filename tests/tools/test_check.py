@@ -6,7 +6,6 @@ from conftest import ROOT, a_round, complains
 from stages.core.params import load_yaml
 from stages.tools import check
 
-
 ARM = {"model": "local", "weights": "base", "prompt": "assistant", "strategy": "reply", "memory": "all"}
 
 

@@ -204,7 +204,7 @@ def test_a_fault_of_the_params_is_one_line(planned):
 
 def test_what_dvc_refuses_is_one_line(planned):
     planned.set(dpo__start="dpo")
-    complains(planned._run(["stages.tools.plan"], check=False), "both a dependency and an output in stage: dpo", "tools.check")
+    complains(planned._run(["stages.tools.plan"], check=False), "a dependency and an output in stage: dpo", "tools.check")
 
 
 def test_an_endpoint_that_is_not_named_is_one_line(planned):
