@@ -32,6 +32,7 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         UserError: there is no such preset, or it names what params.yaml lacks or cannot take: all faults in one line.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     path = FOLDER / f"{name}.yaml"
     if not path.exists():
@@ -41,7 +42,10 @@ def load(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(given, dict):
         raise UserError(f"{path}: expected a mapping of params, found {given!r}")
     overrides = nested(given)
-    whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
+    try:
+        whole = OmegaConf.to_container(OmegaConf.merge(params.load_yaml("params.yaml"), overrides), resolve=False)
+    except OmegaConfBaseException as e:  # a list in place of a mapping
+        raise UserError(f"{path}: {one_line(e)}") from None
     assert isinstance(whole, dict)
     if faults := check.check(whole):  # type: ignore[arg-type]
         raise UserError(f"{path}: {'; '.join(faults)}")

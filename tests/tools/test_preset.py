@@ -101,6 +101,7 @@ def test_any_value_comes_back(value):
         ("dpo.beta: -1", "dpo.beta: input should be greater than 0, found -1"),
         ("sft.num_train_epochs.x: 1", "sft.num_train_epochs: "),
         ("[1]", "expected a mapping"),
+        ("arms: [base, dpo]", "Cannot merge DictConfig with ListConfig"),
         ("a: [", "cannot be read"),
         ("base_model.source: my models/base", "base_model.source: 'my models/base' holds a blank"),
     ],
