@@ -36,7 +36,8 @@ def files(folder: Path, arms: Iterable[str]) -> list[Path]:
     if missing := [name for name in arms if name not in found]:
         raise UserError(f"{folder / missing[0]}.jsonl: no such file, but params.yaml has an arm {missing[0]}")
     if strange := sorted(set(found) - set(arms)):
-        raise UserError(f"{found[strange[0]]}: params.yaml has no arm {strange[0]}; remove the file or bring the arm back")
+        every = f"{folder.parent}/*/{strange[0]}.jsonl"
+        raise UserError(f"{found[strange[0]]}: params.yaml has no arm {strange[0]}; rm {every}, or bring the arm back")
     return [found[name] for name in arms]
 
 

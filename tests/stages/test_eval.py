@@ -155,7 +155,7 @@ def test_the_files_are_those_of_the_arms(project, folder):
     path.rename(path.with_name("strange.jsonl"))
     complains(project.run("eval", check=False), f"{folder}/sft.jsonl: no such file", "arm sft")
     path.write_text(text)
-    complains(project.run("eval", check=False), f"{folder}/strange.jsonl", "no arm strange")
+    complains(project.run("eval", check=False), f"{folder}/strange.jsonl", "no arm strange; rm data/*/strange.jsonl,")
 
 
 def test_a_bad_row_is_one_line(project):
