@@ -520,6 +520,12 @@ def test_own_personas(server, tmp_path):
 
 
 @pytest.mark.slow
+def test_git_takes_what_dvc_add_makes_of_a_model():
+    asked = ["models/base", "models/mine", "models/mine.dvc"]
+    assert sh(ROOT, "git", "check-ignore", "--no-index", *asked).split() == asked[:2]
+
+
+@pytest.mark.slow
 def test_own_model(server, tmp_path, monkeypatch, capsys):
     from tiny import save
 
