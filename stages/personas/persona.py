@@ -14,7 +14,7 @@ from stages.core.files import Record, digest, read_jsonl, seed_of
 from stages.text.ngrams import foreign_letters
 from stages.text.sentences import ended, sentences
 
-_TRAITS = re.compile(r"^(?P<head>(?:I am|I'm|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
+_TRAITS = re.compile(r"^(?P<head>(?:I am|I['’]m|(?:He|She|They|You) (?:is|are)))\s+(?P<list>[^.]*,[^.]*?)\.?$", re.I)
 _OTHER_HEADS = re.compile(
     r"(?:我|他|她|(?:私|僕|俺|彼女|彼)は|(?:저|나|그|그녀)는\s+|(?:Я|Он|Она|أنا|هو|هي|אני|הוא|היא|मैं|Είμαι)\s+|"
     r"(?:Je suis|Ich bin|(?:Yo )?soy|(?:Eu )?sou|Sono|Ik ben|Jestem)\s+)",

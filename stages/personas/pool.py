@@ -17,13 +17,14 @@ from stages.personas import hygiene
 from stages.personas.persona import facts, traits
 from stages.personas.settings import FilterPersonas, Pool
 from stages.text.encoder import Encode
-from stages.text.ngrams import foreign_letters, jaccard, words
+from stages.text.ngrams import jaccard, words
 from stages.text.sentences import ended
 
 if TYPE_CHECKING:
     from stages.text.dedup import Kept
 
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+")
+_I_AM = re.compile(r"^(?:I(?: am|['’]m)\s+|(?=[a-z]))")  # traits that all begin so, or are bare words, make one list
 REPEATED = 0.4  # Jaccard similarity of word 3-grams above which an item repeats another one of its list
 
 
@@ -157,9 +158,9 @@ def compose(kind: str, items: list[str], settings: Pool, dropped: Counter[str]) 
             kept.append(item)
     if len(kept) < settings.min_items:
         return "", "unparsable" if not items else "too_few_items"
-    if kind == "profiles" or any(foreign_letters(item) for item in kept):
+    if kind == "profiles" or not all(_I_AM.match(item) for item in kept):
         return " ".join(item if item[-1] in ".!?" or ended(item) else item + "." for item in kept), ""
-    names = [i.removeprefix("I am ").strip(" .,") for i in kept]
+    names = [_I_AM.sub("", item).strip(" .,") for item in kept]
     return f"I am {', '.join(names[:-1])}, and {names[-1]}.", ""
 
 

@@ -42,6 +42,18 @@ def test_texts_of_another_script_are_composed_of_their_own_sentences():
     assert traits(text) == traits_of
 
 
+@pytest.mark.parametrize(
+    "text", ["Je suis timide, curieux et têtu.", "She is shy, dry, and kind.", "Jag är blyg. Jag är envis. Jag är snäll.",
+             "I am shy. I talk too much. I am kind.", "Soy terco, leal y celoso."]
+)  # fmt: skip
+def test_traits_that_do_not_all_begin_with_i_am_stay_sentences(text):
+    assert traits(compose("personalities", traits(text), POOL, Counter())[0]) == traits(text)
+
+
+def test_traits_after_im_are_one_list():
+    assert compose("personalities", traits("I’m shy, dry, and kind."), POOL, Counter())[0] == "I am shy, dry, and kind."
+
+
 def test_a_reply_is_a_text_a_line_and_a_cut_one_loses_its_last_item():
     assert parse("profiles", "1. I fish. I nap.\n\n- I bake. I si", cut=True) == [["I fish.", "I nap."], ["I bake."]]
     assert parse("personalities", "I am shy, and bold.", cut=False) == [["I am shy.", "I am bold."]]
