@@ -55,7 +55,7 @@ class PaidCalls:
         self.cache = Cache(folder_of(settings.cache))
         self.budget = Budget(settings.budget_usd, settings.budget_calls)
         self._running: set[asyncio.Task[tuple[Reply, bool]]] = set()
-        self._in_batches = 0  # calls that wait for a batch
+        self._online: set[asyncio.Task[Any] | None] = set()  # of these, those that a batch is to wait for
         self._batches: dict[str, Batches] = {}
 
     async def reply(self, request: Request) -> tuple[Reply, bool]:
@@ -69,6 +69,8 @@ class PaidCalls:
             call = partial(self._call, request, about)
             task = asyncio.create_task(self.cache.once(request.key, call, **about))
             self._running.add(task)
+            if not self.servers.batched(role):
+                self._online.add(task)
             task.add_done_callback(self._ended)
             reply, stored = await asyncio.shield(task)  # whoever gives up waiting, the answer is stored
         if served := reply.get("served_model"):
@@ -77,6 +79,7 @@ class PaidCalls:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
+        self._online.discard(task)
         if not task.cancelled():
             task.exception()  # counts as retrieved, should nobody wait for it any more
 
@@ -85,8 +88,10 @@ class PaidCalls:
         role, key, size = request.role, request.key, request.size
         endpoint, served = await self.servers.reach(role.model)
         price, batched = self.servers.price(role), self.servers.batched(role)
+        self._online.discard(this := asyncio.current_task())  # it may wait for what a batch has reserved
         await self.budget.reserve(key, role.model, price.usd(size, 0, request.tokens) if price else None)
-        self._in_batches += batched
+        if not batched:
+            self._online.add(this)
         cost: float | None = 0.0  # of a call that nothing came of
         try:
             data, seconds = request.to(served), 0.0
@@ -100,7 +105,6 @@ class PaidCalls:
             cost = reply["cost_usd"]
             return reply
         finally:
-            self._in_batches -= batched
             self.budget.settle(key, cost)
 
     def _batch(self, endpoint: Endpoint) -> Batches:
@@ -110,8 +114,7 @@ class PaidCalls:
             await self.cache.put(key, reply, **about)
 
         if endpoint.name not in self._batches:
-            online = lambda: len(self._running) - self._in_batches  # until their replies are stored  # noqa: E731
-            self._batches[endpoint.name] = Batches(endpoint, self.cache, store, online, self.settings)
+            self._batches[endpoint.name] = Batches(endpoint, self.cache, store, self._online.__len__, self.settings)
         return self._batches[endpoint.name]
 
     async def close(self, interrupted: bool) -> None:

@@ -156,6 +156,20 @@ def test_independent_calls_go_in_one_batch_at_half_the_price(batches):
     assert run(batches, asks("a", "b", "c"))[0] == values and len(batches.batches) == 1
 
 
+@pytest.mark.parametrize("last", [JUDGE, USER])
+def test_a_batch_does_not_wait_for_calls_that_wait_for_the_budget(batches, last):
+    async def work(client):
+        found = await asyncio.wait_for(asyncio.gather(asks("a", "b")(client), asks("c", role=last)(client)), 5)
+        return [value for values, _ in found for value in values]
+
+    *values, error = run(batches, work, budget_calls=2)
+    assert values == ["about a", "about b"] and "llm.budget_calls: 2 calls are made" in str(error)
+
+
+def test_a_batch_does_not_wait_for_a_call_that_is_in_it(batches):
+    assert run(batches, lambda client: asyncio.wait_for(asks("a", "a")(client), 5))[0] == ["about a", "about a"]
+
+
 def interrupted(batches, *texts, until):
     """Ask, and be gone as soon as `until()` holds."""
 
