@@ -115,7 +115,7 @@ class Client:
                 return Answer(value, text, found, sample, reply)  # type: ignore[arg-type]
             if found != "unreadable":
                 text = why(reply) + text
-            if not call.sampled:  # greedy decoding repeats itself
+            if not call.sampled and found != "unfinished":  # greedy decoding repeats itself
                 break
         raise CallFailed(found, text)
 

@@ -212,6 +212,15 @@ def test_greedy_decoding_is_not_drawn_again_and_accepted_outcomes_are_used(serve
     assert (answer.value, answer.outcome) == ("", "empty") and len(server.requests) == 1  # from the cache
 
 
+def test_a_reply_that_its_server_broke_off_is_asked_for_again_also_by_a_greedy_role(server):
+    server.reply = lambda body: (
+        200,
+        completion("half", body, "insufficient_system_resource" if body["seed"] == 7 else "stop"),
+    )
+    answer = run(server, lambda c: c.ask(changed(ROLE, temp=0.0), CHAT, 7, str.strip))
+    assert (answer.outcome, answer.sample) == ("ok", 1)
+
+
 class Nobody:
     """A backend without replies."""
 
