@@ -98,7 +98,8 @@ class Limiter:
         self._busy -= 1
         if probe:
             self._probing = False
-        free = int(self._width) - self._busy
+        # where the breaker is open none of them gets a place here, but all may have one elsewhere
+        free = len(self._queue) if self._faults >= self.TRIP else int(self._width) - self._busy
         while free > 0 and self._queue:
             future = self._queue.popleft()
             if not future.done():

@@ -9,7 +9,8 @@ from calls import CHAT, ROLE, ask, run
 from http_faults import raw
 
 from stages.core.cli import UserError
-from stages.llm.limiter import Window
+from stages.llm.limiter import Limiter, Window
+from stages.llm.settings import Limits
 
 
 def test_requests_per_minute():
@@ -17,6 +18,20 @@ def test_requests_per_minute():
     assert [window.delay(1, t) for t in (0.0, 1.0, 2.0)] == [0, 0, 0]
     assert window.delay(1, 10.0) == pytest.approx(50.0)
     assert window.delay(1, 60.5) == 0
+
+
+def test_all_who_wait_for_a_place_hear_that_the_server_went_down():
+    async def work():
+        limiter = Limiter(Limits(concurrency=1))
+        await limiter.enter(0)
+        waiting = [asyncio.create_task(limiter.enter(0, lambda: True)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for _ in range(limiter.TRIP):
+            limiter.fault(0)
+        limiter.leave(False)
+        return await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+    assert asyncio.run(work()) == [None] * 3  # each is to ask another server
 
 
 @pytest.mark.slow
