@@ -207,15 +207,14 @@ class Endpoint:
         Raises:
             CallFailed, UserError: sending it again is of no use, or the deadline would pass.
         """
-        fault, limited, absent = None, False, False
+        fault, limited, cause = None, False, ""
         if isinstance(found, Refusal):
             if refused := self.refused(found, body):
                 replica.limiter.rejected()
                 raise refused
             fault, limited, message = found, found.meaning() == faults.WAIT, self.redacted(found.message)
         else:
-            message = self.message(found)
-            absent = not self._answered and type(found.__cause__).__name__ in ("ConnectError", "ConnectTimeout")
+            message, cause = self.message(found), type(found.__cause__).__name__
         after = fault.retry_after if fault else None
         if limited:
             pause = replica.limiter.refused(after, tries)
@@ -223,12 +222,14 @@ class Endpoint:
             pause = replica.limiter.fault(tries, after)
             pause = 0.0 if probe else pause  # the breaker's own clock decides
         # a wrong address is not waited for as a restart is
+        absent = not self._answered and cause in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
         patience = min(ABSENT_S, self.limits.deadline_s) if absent else self.limits.deadline_s
         if time.monotonic() + pause > begun + patience:
             if self._answered < begun and (limited or not fault):
+                here = f"llm.endpoints.{self.name}"
                 what, advice = ("keeps to its rate limit", "") if limited else (
-                    "is not there", f"; start it, or correct llm.endpoints.{self.name}.base_url"
-                )  # fmt: skip
+                    f"takes longer than {self.limits.timeout_s:g} s", f"; raise {here}.timeout_s"
+                ) if cause == "ReadTimeout" else ("is not there", f"; start it, or correct {here}.base_url")  # fmt: skip
                 raise UserError(f"endpoint {self.name} at {replica.url} {what}: {message}{advice}")
             raise CallFailed("deadline", message)
         return pause

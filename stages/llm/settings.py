@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.core.cli import UserError
 from stages.core.params import Section, near
@@ -113,6 +113,14 @@ class Limits(Dialect):
     """Name asked for -> the other name that the server answers with, by which profiles know its family."""
     models: dict[str, Dialect] = {}
     """What requests to one model there carry, in place of what the endpoint says."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _addressed(cls, url: str | list[str]) -> str | list[str]:
+        for one in [url] if isinstance(url, str) else url:
+            if one and not one.startswith(("http://", "https://")):
+                raise ValueError(f"{one}: an address begins with http:// or https://")
+        return url
 
     @property
     def urls(self) -> list[str]:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from calls import CHAT, ROLE, ask, run
@@ -13,6 +14,7 @@ from http_faults import half, hang_up, raw
 from stages.core.cli import UserError
 from stages.llm import endpoint, replicas
 from stages.llm.endpoint import CallFailed
+from stages.llm.settings import Limits
 
 
 @pytest.mark.parametrize("fault", [half, hang_up, (500, {"error": {"message": "x"}}), (502, {}), (529, {})])
@@ -236,6 +238,26 @@ def test_nothing_answers(server):
     server.stop()
     with pytest.raises(UserError, match=r"is not there: .*; start it, or correct llm\.endpoints\.scripted\.base_url"):
         run(server, ask, deadline_s=0.5)
+
+
+def test_a_server_that_takes_too_long_is_there(server):
+    gate = threading.Event()
+    server.reply = lambda body: gate.wait(5) and "late"
+    with pytest.raises(UserError, match=r"takes longer than 0\.2 s: .*; raise llm\.endpoints\.scripted\.timeout_s"):
+        run(server, ask, timeout_s=0.2, deadline_s=0.5)
+    gate.set()
+
+
+@pytest.mark.parametrize("url", ["localhost:8000/v1", "127.0.0.1/v1", ["http://a/v1", "b/v1"]])
+def test_an_address_without_a_scheme_is_a_fault(url):
+    with pytest.raises(ValueError, match="an address begins with http:// or https://"):
+        Limits(base_url=url)
+
+
+def test_a_server_without_an_address_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(endpoint, "ABSENT_S", 0.1)
+    with pytest.raises(UserError, match=r"correct llm\.endpoints\.scripted\.base_url"):
+        run(SimpleNamespace(url=""), ask, deadline_s=600.0)
 
 
 def test_a_server_that_never_answered_is_not_waited_for_as_a_restart_is(server, monkeypatch):

@@ -84,7 +84,7 @@ def test_without_a_profile_the_request_is_as_the_protocol_has_it():
         "temperature": 0.5, "top_p": 0.9, "frequency_penalty": 0.4, "max_tokens": 8, "seed": 7, "stop": ["\n"],
         "logprobs": True, "top_logprobs": 20,
     }  # fmt: skip
-    assert request("e:gpt-5", LINE, CHAT, 7).key == sent("gpt-5", LINE, base_url="x", concurrency=3)[1].key
+    assert request("e:gpt-5", LINE, CHAT, 7).key == sent("gpt-5", LINE, base_url="http://x", concurrency=3)[1].key
 
 
 @pytest.mark.parametrize(
