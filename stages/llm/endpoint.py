@@ -23,7 +23,7 @@ from stages.llm.faults import Refusal
 from stages.llm.limiter import retry_after
 from stages.llm.profiles import advised
 from stages.llm.replicas import Conversation, Replica, current
-from stages.llm.reply import clean
+from stages.llm.reply import blocked, clean
 from stages.llm.settings import Limits
 
 ABSENT_S = 20.0  # how long connections to a server may fail that has never answered
@@ -63,7 +63,7 @@ def is_completion(answer: Any) -> TypeGuard[dict[str, Any]]:
     """Whether an answer has the shape of a chat completion, as far as the choice and its message go."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    return isinstance(first, dict) and isinstance(first.get("message"), dict)
+    return isinstance(first, dict) and (isinstance(first.get("message"), dict) or blocked(first))
 
 
 class Endpoint:

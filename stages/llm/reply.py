@@ -108,7 +108,7 @@ def from_answer(answer: dict[str, Any], price: Price | None, *, local: bool, sec
         Unreadable: the reply is no text.
     """
     choice, usage = answer["choices"][0], _mapping(answer.get("usage"))
-    message = choice["message"]
+    message = choice.get("message") or {}
     text, thoughts, refusal = _parts(message.get("content"))
     thoughts += next((value for name in _REASONING if isinstance(value := message.get(name), str) and value), "")
     cached = _count(_mapping(usage.get("prompt_tokens_details")).get("cached_tokens"))
@@ -192,8 +192,13 @@ def _after_thought(tokens: list[list[Any]]) -> list[list[Any]]:
 
 
 def _end(reply: Reply) -> str:
-    """The word for the end of a reply, by one spelling."""
-    return str(reply["finish"] or "").strip().lower().replace("-", "_").removeprefix("finish_reason_")
+    """The word for the end of a reply, by one spelling; Gemini's `content_filter: RECITATION` is content_filter."""
+    return str(reply["finish"] or "").partition(":")[0].strip().lower().replace("-", "_").removeprefix("finish_reason_")
+
+
+def blocked(choice: dict[str, Any]) -> bool:
+    """Whether a choice is without a message because it was filtered, as Gemini has it."""
+    return not choice.get("message") and _end({"finish": choice.get("finish_reason")}) in FILTERED
 
 
 def outcome(reply: Reply) -> str:

@@ -21,6 +21,18 @@ def test_outcomes_have_names(reply, name):
     assert outcome(reply) == name
 
 
+@pytest.mark.parametrize("message", [None, {}, {"role": "assistant"}])
+def test_gemini_s_filtered_choice_has_no_message(server, message):
+    def reply(body):
+        answer = completion("", body, "content_filter: PROHIBITED_CONTENT")
+        answer["choices"][0]["message"] = message
+        return 200, answer
+
+    server.reply = reply
+    asked = lambda c: c.ask(changed(ROLE, accept=("filtered",)), [{"role": "user", "content": "x"}], 7, str.strip)  # noqa: E731
+    assert run(server, asked).outcome == run(server, asked, llm={"budget_calls": 0}).outcome == "filtered"
+
+
 @pytest.mark.parametrize("usage", [None, {}, "lacking"])
 def test_tokens_that_were_not_counted_are_unknown(usage):
     answer = {**completion("fine", {"model": "tiny"}), "usage": usage}
