@@ -16,7 +16,7 @@ from stages.llm.settings import Role, role
 
 _NUMBERS = {"one": 1, "two": 2, "three": 3, "four": 4, "five": 5}
 _DIGITS = {str(n): n for n in _NUMBERS.values()}
-_OUT_OF = r"(?:\s*(?:/|out\s+of\b|out\b|of\b)\s*(?:5|five)?(?![^\W_]))?"  # a token limit may cut it
+_OUT_OF = r"(?:\s*\(?\s*(?:/|out\s+of\b|(?:out|of|von|de|sur|из)\b)\s*(?:5|five)?(?![^\W_]))?"  # a token limit may cut it
 _NUMBER = rf"(\d+(?:[.,]\d+)?|one|two|three|four|five)(?!(?![分点점])[^\W_]|\s*%){_OUT_OF}"
 _LABEL = (
     r"(?:(?:the|my|your|a|overall|final|total)\s+)*(?:score|rating|grade|answer|verdict|mark|result|boxed|"

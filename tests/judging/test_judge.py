@@ -32,6 +32,9 @@ from stages.judging.judge import expected, parse_score, summary, wrong_persona
         ("4 of 5 stars", 4),
         ("4 out of", 4),  # cut by the token limit
         ("评分：4分", 4),
+        ("4 (out of 5)", 4),
+        ("Note : 4 sur 5", 4),
+        ("Bewertung: 4 von 5", 4),
     ],
 )
 def test_scores_are_read(text, score):
