@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # a cut or empty reply is the model's own doing and is judged as it is
 ACCEPTED = ("ok", "truncated", "empty", "refused", "filtered")
-REPLY = re.compile(r"(?is).*\breply\W*?:\W*?(?P<reply>\w.*)")
+REPLY = re.compile(r"(?is).*\breply\W*?[:：][\s*_]*(?P<reply>.*\w.*)")
 
 
 def most_similar(encode: "Encode", past: list[Exchange], message: str, number: int) -> list[Exchange]:

@@ -16,7 +16,7 @@ from stages.llm.client import Client
 from stages.llm.settings import role
 from stages.personas.persona import Persona
 
-_END = re.compile(r"\s*\[end\]\s*$", re.I)
+_END = re.compile(r"\s*[*_`]*\[end\][*_`.]*\s*$", re.I)
 
 
 def told(prompt: Prompt, persona: Persona, seed: int, turn: int) -> tuple[Record, str]:

@@ -106,6 +106,7 @@ def test_a_draft_is_the_reply_of_the_base_arm():
     "text, reply",
     [
         ("They fish. Reply: Mend the net.", "Mend the net."), ('**Reply:** "Sell one boat."', "Sell one boat."),
+        ("Shy. Reply: ¿Vas? 🍲", "¿Vas? 🍲"), ("害羞。Reply：好的。", "好的。"),
         ("Reply: a reply: Rest.", "Rest."), ("no mark here", None), ("", None), ("Reply: ", None), ("Replying now", None),
     ],
 )  # fmt: skip

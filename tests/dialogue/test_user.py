@@ -87,6 +87,8 @@ def test_a_natural_user_has_its_persona_in_view_and_its_chat_only_grows():
         ("Bye [END] ", 2, ("Bye", True)),
         ("Bye\n[end]", 0, ("Bye", False)),  # too soon: it is a message as any other
         ("[end]", 2, ("", True)),
+        ("Bye\n**[END]**", 2, ("Bye", True)),
+        ("Bye [end].", 2, ("Bye", True)),
         ("The [end] of it.", 2, ("The [end] of it.", False)),
     ],
 )
