@@ -18,7 +18,7 @@ _BREAK = regex.compile(
     | (?<=[\p{{STerm}}--[.!?․．]])(?=[^\s\p{{P}}]|[\p{{Pi}}\p{{Ps}}])  # a mark of a script that needs no blank
     | (?<=[\p{{STerm}}--[.!?․．]][\p{{Pf}}\p{{Pe}}]+)(?=[^\s\p{{P}}\p{{Hiragana}}]|[\p{{Pi}}\p{{Ps}}])
     | (?<={_LETTER}[.!?．]+)(?={_LETTER})
-    | (?<=.)(?:「[^「」]*」|『[^『』]*』|“[^“”]*”|（[^（）]*）)(*SKIP)(*FAIL)  # a quotation is not split
+    | (?<=.)(?:「[^「」]*」|『[^『』]*』|“[^“”]*”|«[^«»]*»|（[^（）]*）)(*SKIP)(*FAIL)  # a quotation is not split
     """,
     regex.X | regex.V1,
 )
@@ -29,10 +29,12 @@ Srta Dra Hr Fr Frl Sto Sta Ste EE e.g i.e vs z.B d.h bzw ул им
 """
 _NUMBERS = "no nos nr approx ca c p pp vol art apt jan feb mar apr jun jul aug sep sept oct nov dec тел д"
 _WORDS = "etc jr inc ltd co corp bros ave rd blvd dept est usw a.m p.m am pm"
+_MONTHS = "Januar Jänner Februar März April Mai Juni Juli August September Oktober November Dezember"
 _NAMED = frozenset(_NAMES.split())  # a name or an example follows
 _NUMBERED = frozenset(_NUMBERS.split())  # a number follows
 _INSIDE = frozenset(_WORDS.split())  # these may end a sentence too
 _DOTTED = regex.compile(r"(?:\p{L}{1,3}\.)+\p{L}{1,3}")
+_LETTER_DOT = regex.compile(r"\p{L}\.")
 _INITIAL = regex.compile(r"(?!I)\p{Lu}\.")
 
 
@@ -61,16 +63,19 @@ def _abbreviated(before: str, after: str) -> bool:
     start = following.strip("\"'“”‘’(),.;:!?").replace("’", "'")
     if start.lower() in FUNCTION_WORDS and (start[0].isupper() or start in ("i", "i'm", "my")):
         return False  # "in the U.S. I live", "no letter R. My": another sentence begins
-    if word in _NAMED:
+    previous = earlier[-1].lower() if earlier else ""
+    if word in _NAMED or previous + word in _NAMED:  # "z. B."
         return True
-    if word.lower() in _NUMBERED:
+    if word.isdigit() and len(word) < 3 and earlier[-2:-1] != ["I"]:  # German ordinals: "im 2. Stock", "am 3. März"
+        return previous in ("im", "vom", "zum", "den", "dem", "der") or (previous == "am" and start in _MONTHS.split())
+    if word.lower() in _NUMBERED or word.endswith("str"):
         return following[0].isdigit()
     if word.lower() in _INSIDE:
         return following[0].islower() or start.lower() in _INSIDE
     if _DOTTED.fullmatch(word):
         return True
     if len(word) == 1 and word.islower():
-        return bool(_INITIAL.fullmatch(following))  # "z. B."
+        return bool(_LETTER_DOT.fullmatch(following)) or (word > "z" and following[0].islower())  # "z. B."
     return bool(_INITIAL.fullmatch(f"{word}.") and _named(earlier[-1:], following))
 
 

@@ -24,7 +24,9 @@ from stages.text.sentences import ended, sentences
         "I love the sun.|It is hot.", "So do I.|Cats like me.", "I cook for Art.|He sings.", "i fish.|i nap.",
         "I wait...|I sing.", "Do I nap?!|Yes!|I weigh 70.5 kg.", 'He said "I nap."|I fish.', '"I nap." he says.',
         "J'habite chez M. Dupont.|J'ai deux chats.", "Trabajo para el Sr. López.|¿Tengo gatos?|Sí.",
-        "Ich mag z. B. Brot.|Ich wohne bei Fr. Dr. Kaya.",
+        "Ich mag z. B. Brot.|Ich wohne bei Fr. Dr. Kaya.", "Sie starb am 3. März 2019.|Ich wohne im 2. Stock.|Sie wohnt da.",
+        "Ich wohne in der Goethestr. 12.|Ich male z. B. und lese.", "I am 31.|Single men bore me.", "Am 41.|Live in Leeds.",
+        "Je dis « on verra. » et je ris.|Je dors.", "Работаю с 1999 г. на заводе.|Люблю чай и т. д.|Пью.",
     ],
 )  # fmt: skip
 def test_a_full_stop_of_an_abbreviation_ends_no_sentence(text):
