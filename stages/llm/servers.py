@@ -16,7 +16,7 @@ _SNAPSHOT = re.compile(r"-(\d{4}-\d\d-\d\d|\d{8}|\d{4})")  # gpt-4o-2024-08-06, 
 
 def same_model(asked: str, served: str) -> bool:
     """Whether a server that calls itself `served` is the model `asked`: the same name, or a dated snapshot of it."""
-    asked, served = (re.sub(r"^models/|-latest$", "", n.lower()) for n in (asked, served))
+    asked, served = (re.sub(r"^models/|[-:]latest$", "", n.lower()) for n in (asked, served))
     return served == asked or (served.startswith(asked) and _SNAPSHOT.fullmatch(served[len(asked) :]) is not None)
 
 

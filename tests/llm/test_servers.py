@@ -25,6 +25,8 @@ def answers_as(name):
         ("gpt-4", "gpt-4-0613", True),
         ("claude-3-5-sonnet-latest", "claude-3-5-sonnet-20241022", True),
         ("Llama-3.1-8B", "llama-3.1-8b", True),
+        ("llama3.2", "llama3.2:latest", True),  # Ollama
+        ("llama3.2", "llama3.2:1b", False),
         ("gpt-4o", "gpt-4o-mini", False),
         ("gpt-4o", "gpt-4o-mini-2024-07-18", False),
         ("gpt-4o-2024-08-06", "gpt-4o-2024-11-20", False),
