@@ -15,6 +15,7 @@ class Budget:
     made: int = 0
     paid: float = 0.0  # USD, of answers that came
     _under_way: dict[str, float] = field(default_factory=dict)  # key of a call -> USD it may cost at most
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)  # one of them
 
     async def reserve(self, key: str, model: str, worst: float | None) -> None:
         """Wait until the budget surely covers a call of at most `worst` USD. Raises UserError when it never will."""
@@ -30,7 +31,8 @@ class Budget:
                 break
             if not self._under_way:
                 raise UserError(f"{stop}; all replies are kept, run again to continue")
-            await asyncio.sleep(0.02)  # calls under way are let end; most cost less than was set aside for them
+            self._ended.clear()
+            await self._ended.wait()  # calls under way are let end; most cost less than was set aside for them
         self.made += 1
         self._under_way[key] = worst or 0.0
 
@@ -38,3 +40,4 @@ class Budget:
         """A call has ended and cost that much; None: what it may have cost at most. No such call: nothing."""
         worst = self._under_way.pop(key, 0.0)
         self.paid += worst if cost is None else cost
+        self._ended.set()
