@@ -168,8 +168,8 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
         made["thought"] = "beside"
     if thought:
         made["text"] = text = text.strip()
-        if "logprobs" in reply:
-            made["logprobs"] = _after_thought(reply["logprobs"])
+    if made["thought"] and "logprobs" in reply:  # vLLM and SGLang (#25055) tell those of a thought beside the reply, too
+        made["logprobs"] = _after_thought(reply["logprobs"], text.strip())
     first = text.lstrip()
     ends = [at for s in stop if (at := first.find(s)) >= 0]
     if ends:
@@ -179,15 +179,15 @@ def said(reply: Reply, stop: tuple[str, ...] = ()) -> Reply:
     return made
 
 
-def _after_thought(tokens: list[list[Any]]) -> list[list[Any]]:
-    """The tokens after the last end of a thought."""
-    text = "".join(token for token, _ in tokens)
-    start = max((m.end() for _, end, _ in _THOUGHTS for m in end.finditer(text)), default=0)
+def _after_thought(tokens: list[list[Any]], text: str) -> list[list[Any]]:
+    """The tokens after the last end of a thought, or, where none is marked, from the last place of `text` on."""
+    whole = "".join(token for token, _ in tokens)
+    start = max((m.end() for _, end, _ in _THOUGHTS for m in end.finditer(whole)), default=max(0, whole.rfind(text)))
     kept, at = [], 0
     for token in tokens:
-        if at >= start:
-            kept.append(token)
         at += len(token[0])
+        if at > start:
+            kept.append(token)
     return kept
 
 

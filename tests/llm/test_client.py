@@ -159,6 +159,19 @@ def test_log_probabilities_of_a_thought_are_none_of_the_reply_s(server):
     assert [token for token, _ in answer.reply["logprobs"]] == ["\n", "4"]
 
 
+@pytest.mark.parametrize("told", [["3", " or 4", "\n", "4", "<|im_end|>"], ["3", "</think>", "4"], ["4"]])
+def test_log_probabilities_of_a_thought_beside_the_reply_are_none_of_the_reply_s(server, told):
+    def reply(body):
+        answer = completion("4", body)
+        answer["choices"][0]["message"]["reasoning_content"] = "3 or 4"
+        answer["choices"][0]["logprobs"] = {"content": [{"token": t, "top_logprobs": []} for t in told]}
+        return 200, answer
+
+    server.reply = reply
+    answer = run(server, lambda c: c.ask(changed(ROLE, logprobs=1), CHAT, 7, str.strip))
+    assert answer.reply["logprobs"][0][0] == "4"
+
+
 def test_half_a_character_is_replaced_wherever_it_comes_in_and_nobody_waits_for_ever(server):
     def reply(body):
         answer = completion("good" if body["seed"] else "half \ud83d", body)
