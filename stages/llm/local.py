@@ -136,7 +136,8 @@ def _process(
     """Start a server in a process of its own and wait. `url`: of what it has said so far, its address once it answers."""
     environment = {**os.environ, KEY: engine.key, **environment}
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, cwd=_HERE, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []  # it ends when this process is killed
+        process = subprocess.Popen([*bound, *command], cwd=_HERE, env=environment, stdout=log, stderr=subprocess.STDOUT)
         engine.handle = process
         opened.append(engine)
         end = time.monotonic() + 60 * minutes

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import shutil
+import subprocess
 import sys
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -268,3 +270,25 @@ def test_transformers_serve_takes_no_sampling_from_the_folder(tmp_path, monkeypa
     (greedy,), (penalised,) = (drawn(1, temperature=0.0, max_tokens=60, frequency_penalty=x) for x in (0.0, 9.0))
     assert len(set(greedy)) < len(greedy) == 60, "the greedy reply repeats itself, and no penalty is asked for"
     assert len(set(penalised)) == len(penalised) > 4
+
+
+ORPHAN = """
+import asyncio, time
+from pathlib import Path
+from stages.llm import local
+engine = local.Engine("", "m", "k", None)
+told = lambda _: print(engine.handle.pid, flush=True) or time.sleep(60)
+asyncio.run(asyncio.to_thread(local._process, "x", Path(), ["sleep", "60"], engine, told, 1, []))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv: a server outlives a stage that is killed")
+def test_the_server_of_a_stage_that_is_killed_ends_too():
+    import psutil
+
+    with subprocess.Popen([sys.executable, "-c", ORPHAN], cwd=ROOT, stdout=subprocess.PIPE, text=True) as stage:
+        server = psutil.Process(int(stage.stdout.readline()))
+        stage.kill()
+    gone, _ = psutil.wait_procs([server], timeout=5)
+    assert gone or server.status() == psutil.STATUS_ZOMBIE  # nobody may be there to take it away
