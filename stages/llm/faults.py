@@ -98,6 +98,7 @@ class Refusal:
 
 def _mention(name: str) -> re.Pattern[str]:
     """Matches where a message names a parameter. A common word counts only as a name: quoted, before a colon, ..."""
+    name = name.replace("_kwargs", "(?:_kwargs)?")  # vLLM: "chat_template is not supported for Mistral tokenizers"
     head, *tail = name.split("_")
     spelled = f"(?:{name}|{head + ''.join(map(str.capitalize, tail))})"
     word = rf"(?<![A-Za-z0-9_]){spelled}(?![A-Za-z0-9_])"

@@ -231,6 +231,12 @@ def test_the_parameter_is_found_in_every_shape_of_an_error(server, answer):
         run(server, ask)
 
 
+def test_vllm_with_a_mistral_tokenizer_takes_no_thinking_switch(server):
+    server.reply = lambda body: (400, {"error": {"message": "chat_template is not supported for Mistral tokenizers."}})
+    with pytest.raises(UserError, match=r"omit to \[chat_template_kwargs\]"):
+        run(server, ask, profile="vllm")
+
+
 def test_the_line_names_the_profile_where_the_family_is_known(server):
     Picky(server, [])
     with pytest.raises(UserError) as e:
