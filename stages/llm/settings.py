@@ -1,6 +1,7 @@
 """Sampling, roles and section `llm` of params.yaml: who is asked, how, and where."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -118,8 +119,9 @@ class Limits(Dialect):
     @classmethod
     def _addressed(cls, url: str | list[str]) -> str | list[str]:
         for one in [url] if isinstance(url, str) else url:
-            if one and not one.startswith(("http://", "https://")):
-                raise ValueError(f"{one}: an address begins with http:// or https://")
+            parts = urlsplit(one)
+            if one and not (parts.scheme in ("http", "https") and parts.hostname and parts.port != 0):  # or it raises
+                raise ValueError(f"{one}: an address begins with http:// or https:// and has a host")
         return url
 
     @property

@@ -248,9 +248,11 @@ def test_a_server_that_takes_too_long_is_there(server):
     gate.set()
 
 
-@pytest.mark.parametrize("url", ["localhost:8000/v1", "127.0.0.1/v1", ["http://a/v1", "b/v1"]])
-def test_an_address_without_a_scheme_is_a_fault(url):
-    with pytest.raises(ValueError, match="an address begins with http:// or https://"):
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "127.0.0.1/v1", ["http://a/v1", "b/v1"], "http://a:port/v1", "http:///v1"]
+)
+def test_an_address_without_a_scheme_or_a_host_or_with_a_bad_port_is_a_fault(url):
+    with pytest.raises(ValueError, match=r"an address begins with http:// or https://|Port could not be cast"):
         Limits(base_url=url)
 
 
