@@ -146,6 +146,16 @@ def misnamed(params: dict[str, Any]) -> Iterator[str]:
             yield f"choose.arms: there is no arm {name}{near(str(name), arms)}"
 
 
+def leaking(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of groups of users that are trained on and measured by."""
+    measured = Path(str(_mapping(params, "choose").get("groups")))
+    rounds = _mapping(params, "rounds")
+    for at, values in (("", params), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds)):
+        trained = _mapping(values, "extract_pairs").get("groups")
+        if isinstance(trained, str) and measured.is_relative_to(trained):
+            yield f"{at}extract_pairs.groups: {trained} holds {measured}, by which crossed choice measures; train on others"
+
+
 def keyless(params: dict[str, Any]) -> list[str]:
     """What to say of endpoints in use whose key is not there. No fault: stored replies need none."""
     endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
@@ -207,7 +217,7 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    more = [*untrained(params), *absent(pipeline, params), *unbound(params), *misnamed(params)]
+    more = [*untrained(params), *absent(pipeline, params), *unbound(params), *misnamed(params), *leaking(params)]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 
 

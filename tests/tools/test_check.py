@@ -72,6 +72,8 @@ def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
      ("prompts", "mine", "prompts: no folder prompts/mine"),
      ("rounds", "2", "rounds: input should be a valid dictionary, found '2'"),
      ("arms", {"base": ARM, "dpo": ARM, "me/tiny": ARM}, "arms.me/tiny: name it by letters, digits, dots, - and _"),
+     ("extract_pairs__groups", "data/crossed", "extract_pairs.groups: data/crossed holds data/crossed/groups.jsonl, by"),
+     ("rounds", {"2": a_round(extract_pairs={"groups": "data/crossed/groups.jsonl"})}, "rounds.2.extract_pairs.groups: "),
      ("choose__arms", ["base", "dop"], "choose.arms: there is no arm dop (did you mean dpo?)"),
      ("base_model__source", "./mine", "base_model.source: no such file or folder mine")],
 )  # fmt: skip
