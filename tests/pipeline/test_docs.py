@@ -69,7 +69,7 @@ NOT_RUN = {
     "starts several processes: tests/stages/test_training.py does, with the settings of this file": (
         "dvc exp run -S \"train.launch='env ACCELERATE_USE_CPU=true accelerate launch --config_file "
         "presets/accelerate/cpu2.yaml -m'\" -S sft.per_device_train_batch_size=2 -S sft.gradient_accumulation_steps=2 "
-        "-S dpo.per_device_train_batch_size=2 -S dpo.gradient_accumulation_steps=2",
+        "-S dpo.per_device_train_batch_size=6 -S dpo.gradient_accumulation_steps=2",
     ),
     "reaches the Hub": (
         "dvc exp run -S base_model.source=Qwen/Qwen2-7B-Instruct -S base_model.revision=COMMIT "
@@ -520,9 +520,9 @@ def test_own_personas(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_git_takes_what_dvc_add_makes_of_a_model():
-    asked = ["models/base", "models/mine", "models/mine.dvc"]
-    assert sh(ROOT, "git", "check-ignore", "--no-index", *asked).split() == asked[:2]
+def test_git_takes_what_dvc_writes_beside_models_and_benchmarks():
+    asked = ["models/base", "models/mine", "data/benchmarks/prefeval", "models/mine.dvc", "data/benchmarks/prefeval.dvc"]
+    assert sh(ROOT, "git", "check-ignore", "--no-index", *asked).split() == asked[:3]
 
 
 @pytest.mark.slow
