@@ -63,4 +63,5 @@ def earlier(*names: str) -> str | None:
 
 def _changed(status: Sequence[str | Mapping[str, Any]]) -> bool:
     """Whether DVC's status of a stage has more than files that are not there."""
-    return any(isinstance(e, str) or any(state != "deleted" for _, state in params.flat(e)) for e in status)
+    absent = "deleted", "not in cache"  # the latter in a fresh clone
+    return any(isinstance(e, str) or any(state not in absent for _, state in params.flat(e)) for e in status)

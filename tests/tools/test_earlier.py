@@ -1,6 +1,7 @@
 """Pages of an earlier run: stages behind them that would run anew are named, files that are not there are not."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_stages_behind_a_page_that_would_run_anew_are_named(ran):
     assert "run: files, code or params of judge have changed" in earlier("eval"), "roleplay is renewed"
     Path("params.json").write_text('{"turns": 6}')
     assert " of roleplay have changed" in earlier("roleplay") and " of roleplay, judge have" in earlier("judge")
+
+
+def test_a_clone_without_the_cache_is_of_this_run(ran):
+    shutil.rmtree(".dvc/cache")
+    Path("trees.jsonl").unlink()
+    assert earlier("eval") is None
 
 
 def test_a_pipeline_that_cannot_be_asked(ran):
