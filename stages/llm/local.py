@@ -31,6 +31,11 @@ from stages.weights.digest import GGUF, served
 
 SPINS = "1000"  # of a thread before it sleeps (LOG.md, 2026-11-26)
 _HERE = Path(__file__).parents[2]
+# runs a command that ends when this process does, also killed (PR_SET_PDEATHSIG, SIGTERM): it holds a GPU's memory
+_BOUND = """import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])"""
 _NO_THOUGHTS = '{"enable_thinking": false}'
 
 
@@ -136,7 +141,7 @@ def _process(
     """Start a server in a process of its own and wait. `url`: of what it has said so far, its address once it answers."""
     environment = {**os.environ, KEY: engine.key, **environment}
     with tempfile.TemporaryFile() as log:
-        bound = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []  # it ends when this process is killed
+        bound = [sys.executable, "-I", "-c", _BOUND, str(os.getpid())] if sys.platform == "linux" else []
         process = subprocess.Popen([*bound, *command], cwd=_HERE, env=environment, stdout=log, stderr=subprocess.STDOUT)
         engine.handle = process
         opened.append(engine)
