@@ -96,11 +96,16 @@ class Refusal:
         return min(found, key=lambda name: found[name]) if found else ""
 
 
+_SPELLED = {  # parameters that servers refuse by other words: Groq; vLLM with a Mistral tokenizer
+    "response_format": r"response[ _]formats?",
+    "chat_template_kwargs": r"chat_template(?:_kwargs)?",
+}
+
+
 def _mention(name: str) -> re.Pattern[str]:
     """Matches where a message names a parameter. A common word counts only as a name: quoted, before a colon, ..."""
-    name = name.replace("_kwargs", "(?:_kwargs)?")  # vLLM: "chat_template is not supported for Mistral tokenizers"
     head, *tail = name.split("_")
-    spelled = f"(?:{name}|{head + ''.join(map(str.capitalize, tail))})"
+    spelled = f"(?:{_SPELLED.get(name, name)}|{head + ''.join(map(str.capitalize, tail))})"
     word = rf"(?<![A-Za-z0-9_]){spelled}(?![A-Za-z0-9_])"
     if tail or name in ("temperature", "logprobs"):
         return re.compile(word)

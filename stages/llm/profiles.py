@@ -133,6 +133,11 @@ def _deepseek(name: str, added: Mapping[str, Any]) -> Wire:
     return _without(*SAMPLING, *PENALTIES, *LOGPROBS, thinking=THINKING)
 
 
+def _deepseek_itself(name: str, added: Mapping[str, Any]) -> Wire:
+    wire = _deepseek(name, added)
+    return replace(wire, omit=wire.omit | {"response_format"})  # "This response_format type is unavailable now"
+
+
 def _mistral(name: str, added: Mapping[str, Any]) -> Wire:
     thinking = THINKING if "magistral" in name else 0
     return _without(*LOGPROBS, rename={"seed": "random_seed"}, thinking=thinking)
@@ -163,6 +168,7 @@ _MODELFILE = (
 )
 PROFILES: dict[str, Profile] = {
     **_FAMILIES,
+    "deepseek": _deepseek_itself,
     "azure": _azure,
     "mistral": _mistral,
     "groq": lambda name, added: _without(*LOGPROBS),

@@ -231,10 +231,23 @@ def test_the_parameter_is_found_in_every_shape_of_an_error(server, answer):
         run(server, ask)
 
 
-def test_vllm_with_a_mistral_tokenizer_takes_no_thinking_switch(server):
-    server.reply = lambda body: (400, {"error": {"message": "chat_template is not supported for Mistral tokenizers."}})
-    with pytest.raises(UserError, match=r"omit to \[chat_template_kwargs\]"):
-        run(server, ask, profile="vllm")
+@pytest.mark.parametrize(
+    "says, named",
+    [
+        ("chat_template is not supported for Mistral tokenizers.", "chat_template_kwargs"),  # vLLM
+        ("This model does not support response format `json_schema`.", "response_format"),  # Groq
+    ],
+)
+def test_a_parameter_that_is_refused_by_another_name_is_named(server, says, named):
+    server.reply = lambda body: (400, {"error": {"message": says}})
+    with pytest.raises(UserError, match=rf"omit to \[{named}\]"):
+        run(server, lambda c: c.ask(ROLE, CHAT, 7, str.strip, {"type": "object"}), profile="vllm")
+
+
+def test_deepseek_gets_no_schema_and_what_serves_its_models_does():
+    for profile, asked in (("deepseek", False), ("openrouter", True), ("vllm", True)):
+        body = request("e", LINE, CHAT, 7, {"type": "object"}, Limits(profile=profile).wire("deepseek-v4-pro")).body
+        assert ("response_format" in body) == asked
 
 
 def test_the_line_names_the_profile_where_the_family_is_known(server):
