@@ -37,7 +37,7 @@ _EVERY_CALL = {401, 402, 404, 405, 406, 410, 415, 426, 501}  # wrong key, addres
 _BY_WORD = (  # for answers whose error has a word in place of a status
     ("rate_limit", 429), ("insufficient_quota", 429), ("quota", 429), ("resource_exhausted", 429), ("overload", 503),
     ("unavailable", 503), ("server_error", 500), ("internal", 500), ("timeout", 504), ("upstream", 502),
-    ("context_length", 400), ("invalid", 400),
+    ("context_length", 400), ("invalid", 400), ("unexpected endpoint", 404),
 )  # fmt: skip
 
 

@@ -58,6 +58,7 @@ def test_meanings(status, error, after, meaning):
         ({"error": {"type": "overloaded_error", "message": "x"}}, 503),
         ({"error": {"type": "server_error"}}, 500),
         ({"error": "upstream timeout"}, 504),
+        ({"error": "Unexpected endpoint or method. (POST /chat/completions)"}, 404),  # LM Studio, without /v1
         ({"choices": [{"finish_reason": "error", "message": {"content": "half"}, "error": {"code": 503}}]}, 503),
         ({"error": {"message": "x"}}, None),
         ({"error": None, "choices": [{"message": {"content": "x"}}]}, None),
