@@ -156,6 +156,18 @@ def leaking(params: dict[str, Any]) -> Iterator[str]:
             yield f"{at}extract_pairs.groups: {trained} holds {measured}, by which crossed choice measures; train on others"
 
 
+def unmade(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of negatives that no role-play makes. Trees of one's own may hold them."""
+    rounds = _mapping(params, "rounds")
+    for at, values in (("", {}), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds)):
+        roleplay, pairs = ({**_mapping(params, name), **_mapping(values, name)} for name in ("roleplay", "extract_pairs"))
+        own = (not at and pairs.get("trees") != "data/trees.jsonl") or pairs.get("more_trees") != "data/import/trees"
+        replies, negatives = roleplay.get("replies"), pairs.get("negatives")
+        if not own and isinstance(replies, list) and isinstance(negatives, list):
+            for kind in [kind for kind in negatives if kind in ("uninformed", "misinformed") and kind not in replies]:
+                yield f"{at}extract_pairs.negatives: {at}roleplay.replies makes no {kind} reply; add it there"
+
+
 def keyless(params: dict[str, Any]) -> list[str]:
     """What to say of endpoints in use whose key is not there. No fault: stored replies need none."""
     endpoints = _mapping(_mapping(params, UNTRACKED), "endpoints")
@@ -217,7 +229,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    more = [*untrained(params), *absent(pipeline, params), *unbound(params), *misnamed(params), *leaking(params)]
+    of_params = (fault for find in (unbound, misnamed, leaking, unmade) for fault in find(params))
+    more = [*untrained(params), *absent(pipeline, params), *of_params]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 
 

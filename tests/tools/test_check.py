@@ -74,6 +74,8 @@ def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
      ("arms", {"base": ARM, "dpo": ARM, "me/tiny": ARM}, "arms.me/tiny: name it by letters, digits, dots, - and _"),
      ("extract_pairs__groups", "data/crossed", "extract_pairs.groups: data/crossed holds data/crossed/groups.jsonl, by"),
      ("rounds", {"2": a_round(extract_pairs={"groups": "data/crossed/groups.jsonl"})}, "rounds.2.extract_pairs.groups: "),
+     ("extract_pairs__negatives", ["uninformed", "misinformed"], "extract_pairs.negatives: roleplay.replies makes"),
+     ("rounds", {"2": a_round(roleplay={"replies": ["informed", "misinformed"]})}, "rounds.2.extract_pairs.negatives"),
      ("choose__arms", ["base", "dop"], "choose.arms: there is no arm dop (did you mean dpo?)"),
      ("base_model__source", "./mine", "base_model.source: no such file or folder mine")],
 )  # fmt: skip
