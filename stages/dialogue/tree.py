@@ -91,7 +91,8 @@ class _Tree(BaseModel, strict=True):
             if not known or ids[n.id] > 1 or (parent(n.id) or n.id) not in ids:
                 raise ValueError(f"node {n.id}, {n.role}: ids are paths, each once: u, u/p, u/r, u/m, then u/p/u ...")
             quoted = (q.item for q in [*n.quotes, *(n.mentions or [])])
-            if not all(0 <= i < len(self.items) for i in [*(n.note or []), *quoted]):
+            noted = n.note if n.role == "user" else None  # a misinformed reply's note is on somebody else
+            if not all(0 <= i < len(self.items) for i in [*(noted or []), *quoted]):
                 raise ValueError(f"node {n.id}: names an item beyond the tree's {len(self.items)} `items`, counted from 0")
         return self
 

@@ -156,12 +156,13 @@ def leaking(params: dict[str, Any]) -> Iterator[str]:
             yield f"{at}extract_pairs.groups: {trained} holds {measured}, by which crossed choice measures; train on others"
 
 
-def unmade(params: dict[str, Any]) -> Iterator[str]:
+def unmade(pipeline: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
     """Faults of negatives that no role-play makes. Trees of one's own may hold them."""
-    rounds = _mapping(params, "rounds")
+    rounds, grown = _mapping(params, "rounds"), pipeline["stages"].get("roleplay", {}).get("outs", [])
     for at, values in (("", {}), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds)):
         roleplay, pairs = ({**_mapping(params, name), **_mapping(values, name)} for name in ("roleplay", "extract_pairs"))
-        own = (not at and pairs.get("trees") != "data/trees.jsonl") or pairs.get("more_trees") != "data/import/trees"
+        more = Path(str(pairs.get("more_trees")))
+        own = more.is_file() or any(more.glob("*.jsonl")) or (not at and pairs.get("trees") not in grown)
         replies, negatives = roleplay.get("replies"), pairs.get("negatives")
         if not own and isinstance(replies, list) and isinstance(negatives, list):
             for kind in [kind for kind in negatives if kind in ("uninformed", "misinformed") and kind not in replies]:
@@ -229,8 +230,8 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    of_params = (fault for find in (unbound, misnamed, leaking, unmade) for fault in find(params))
-    more = [*untrained(params), *absent(pipeline, params), *of_params]
+    of_params = (fault for find in (untrained, unbound, misnamed, leaking) for fault in find(params))
+    more = [*absent(pipeline, params), *of_params, *unmade(pipeline, params)]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 
 

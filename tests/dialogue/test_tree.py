@@ -81,5 +81,5 @@ def test_several_files_and_folders_of_trees(tmp_path):
 
 def test_decisions_of_another_reply():
     t = a_tree()
-    t["nodes"].append({"id": "u/m", "turn": 1, "role": "misinformed", "text": "Other."})
+    t["nodes"].append({"id": "u/m", "turn": 1, "role": "misinformed", "text": "Other.", "of": "b", "note": [5]})
     assert [[n["id"] for n in nodes] for nodes in tree.decisions(t, "m")] == [["u", "u/p", "u/m"]]
