@@ -33,6 +33,7 @@ from stages.llm.endpoint import key_named
 from stages.llm.profiles import advised
 from stages.llm.request import request
 from stages.llm.settings import EMBEDDED, Limits, Role, Sampling, unknown_endpoint
+from stages.pairs.selection import NEGATIVES
 
 MODULES: tuple[ModuleType, ...] = (
     base_model, seed_personas, filter_personas, roleplay, extract_pairs, sft, dpo, converse, choose, external, calibrate,
@@ -146,11 +147,16 @@ def misnamed(params: dict[str, Any]) -> Iterator[str]:
             yield f"choose.arms: there is no arm {name}{near(str(name), arms)}"
 
 
+def by_round(params: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(beginning of its keys, sections) of the first round and of each line of section rounds, which has what it changes."""
+    rounds = _mapping(params, "rounds")
+    yield from (("", params), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds))
+
+
 def leaking(params: dict[str, Any]) -> Iterator[str]:
     """Faults of groups of users that are trained on and measured by."""
     measured = Path(str(_mapping(params, "choose").get("groups")))
-    rounds = _mapping(params, "rounds")
-    for at, values in (("", params), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds)):
+    for at, values in by_round(params):
         trained = _mapping(values, "extract_pairs").get("groups")
         if isinstance(trained, str) and measured.is_relative_to(trained):
             yield f"{at}extract_pairs.groups: {trained} holds {measured}, by which crossed choice measures; train on others"
@@ -158,15 +164,16 @@ def leaking(params: dict[str, Any]) -> Iterator[str]:
 
 def unmade(pipeline: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
     """Faults of negatives that no role-play makes. Trees of one's own may hold them."""
-    rounds, grown = _mapping(params, "rounds"), pipeline["stages"].get("roleplay", {}).get("outs", [])
-    for at, values in (("", {}), *((f"rounds.{name}.", _mapping(rounds, name)) for name in rounds)):
+    grown = pipeline["stages"].get("roleplay", {}).get("outs", [])
+    for at, values in by_round(params):
         roleplay, pairs = ({**_mapping(params, name), **_mapping(values, name)} for name in ("roleplay", "extract_pairs"))
         more = Path(str(pairs.get("more_trees")))
         own = more.is_file() or any(more.glob("*.jsonl")) or (not at and pairs.get("trees") not in grown)
         replies, negatives = roleplay.get("replies"), pairs.get("negatives")
         if not own and isinstance(replies, list) and isinstance(negatives, list):
-            for kind in [kind for kind in negatives if kind in ("uninformed", "misinformed") and kind not in replies]:
-                yield f"{at}extract_pairs.negatives: {at}roleplay.replies makes no {kind} reply; add it there"
+            for kind in NEGATIVES:
+                if kind in negatives and kind not in replies:
+                    yield f"{at}extract_pairs.negatives: {at}roleplay.replies makes no {kind} reply; add it there"
 
 
 def keyless(params: dict[str, Any]) -> list[str]:
