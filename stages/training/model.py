@@ -42,6 +42,8 @@ def load(folder: Path, train: Train) -> tuple[PreTrainedModel, PreTrainedTokeniz
     if train.rows == "shared":
         shared_prefix.share(model)
     add_fused_lm_head(model)  # the trainers put theirs over it; before and after training, log_probs needs this one
+    if train.rows == "shared":
+        shared_prefix.share_head(model)
     if torch.cuda.is_available():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return model, tokenizer

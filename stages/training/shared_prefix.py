@@ -2,8 +2,8 @@
 
 A row per turn repeats the whole conversation before it: 5.5 times the tokens at 10 turns. Rows that begin alike are merged
 over their token ids, so it is exact for any chat template and any data. TRL's trainers and losses stay as they are:
-`Collator` gives them each row's reply (with the one token before it), and `share` has the model's body compute the forest
-and hand back the hidden states of just those tokens.
+`Collator` gives them each row's reply (with the one token before it), `share` has the model's body compute the forest
+and hand back the hidden states of just those tokens, and `share_head` has TRL's head predict each of them once.
 """
 
 import functools
@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
 from stages.core.cli import UserError
 from stages.training.dataset import IGNORED
 
 ATTENTION = ("sdpa", "flex_attention")  # implementations that take a mask of one's own
+BY_BRANCH = "sdpa_by_branch"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class Collator:
 
     Rows are those of SFT (`input_ids`, `labels`) or of DPO (`prompt_ids`, `chosen_ids`, `rejected_ids`, and the reference's
     log-probabilities). Of R rows (or pairs: first all chosen, then all rejected) whose longest reply has W tokens,
-    `input_ids`, `attention_mask` and `labels` or `completion_mask` are [R, W + 1]; the forest of N tokens comes beside them.
+    `input_ids`, `attention_mask` and `labels` or `completion_mask` are [R, W + 1]. Beside them come the forest of N tokens
+    and the P predictions that the rows ask for, each once: `forest_place` (a token of the forest) and `forest_target` (the
+    token predicted there), [P], and `forest_row`, [R, W + 1], which of them a row's tokens are, 0 where there is none.
     """
 
     def __init__(self, pad: int):
@@ -86,11 +92,14 @@ class Collator:
         width = max(len(reply) for _, reply in rows) + 1
         ids = torch.full((len(rows), width), self.pad)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
-        where = torch.zeros((len(rows), width), dtype=torch.long)
+        asked: dict[tuple[int, int], int] = {}  # (place, target): which prediction
+        row = torch.zeros((len(rows), width), dtype=torch.long)
         for i, (prompt, reply) in enumerate(rows):
             ids[i, : len(reply) + 1] = torch.tensor([prompt[-1], *reply])
             mask[i, 1 : len(reply) + 1] = 1
-            where[i, : len(reply)] = torch.tensor(f.where[i][len(prompt) - 1 :])
+            predicted = zip(f.where[i][len(prompt) - 1 :], reply, strict=True)
+            row[i, : len(reply)] = torch.tensor([asked.setdefault(one, len(asked)) for one in predicted])
+        place, target = torch.tensor(list(asked)).T
         seen = mask.clone()
         seen[:, 0] = 1
         return {
@@ -99,7 +108,9 @@ class Collator:
             "forest_ids": torch.tensor([f.ids]),
             "forest_depth": torch.tensor([f.depth]),
             "forest_end": torch.tensor(f.end),
-            "forest_where": where,
+            "forest_place": place,
+            "forest_target": target,
+            "forest_row": row,
         }, mask
 
 
@@ -123,6 +134,42 @@ def visible(end: torch.Tensor, depth: torch.Tensor, window: int | None, attentio
     return sees(None, None, i[:, None], i[None, :])[None, None]
 
 
+def branches(end: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """(length of the trunk, the tokens that all others see; first token and end of each subtree behind it) of a forest."""
+    trunk = next((i for i, e in enumerate(end) if e < len(end)), len(end))
+    found, begin = [], trunk
+    while begin < len(end):
+        found.append((begin, end[begin]))
+        begin = end[begin]
+    return trunk, found
+
+
+def by_branch(
+    module: Any, query: Any, key: Any, value: Any, attention_mask: Any, *, forest_branches: Any = None, **kwargs: Any
+) -> tuple[Any, None]:
+    """Attention of a forest's tokens (`AttentionInterface`): sdpa of the trunk, then of each subtree with the trunk.
+
+    Subtrees do not see each other, and sdpa computes what a mask hides: N² products for N tokens. On a GPU the mask is
+    cheaper than a call for each subtree.
+    """
+    if forest_branches is None or query.is_cuda:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)  # type: ignore[no-any-return]
+    trunk, subtrees = forest_branches
+    found = []
+    for begin, end in [(0, trunk), *subtrees] if trunk else subtrees:
+        own = attention_mask[:, :, begin:end]
+        keys, values, mask = (
+            torch.cat([x.narrow(dim, 0, min(trunk, begin)), x.narrow(dim, begin, end - begin)], dim)
+            for x, dim in ((key, 2), (value, 2), (own, 3))
+        )
+        found.append(sdpa_attention_forward(module, query[:, :, begin:end], keys, values, mask, **kwargs)[0])
+    return torch.cat(found, 1), None
+
+
+AttentionInterface.register(BY_BRANCH, by_branch)
+AttentionMaskInterface.register(BY_BRANCH, sdpa_mask)
+
+
 def windows(model: Any) -> dict[str | None, int | None]:
     """The window of each kind of layer, None for full attention; key None where the model's body takes one mask for all.
 
@@ -139,28 +186,64 @@ def windows(model: Any) -> dict[str | None, int | None]:
     return {None: None if kinds else window}
 
 
+def picked(table: Any, rows: Any) -> Any:
+    """Rows of `table`, [N, ...] of floats, by number, with the shape of `rows`.
+
+    Not by index: its gradient adds up in the order in which threads come, so that no two trainings end alike.
+    """
+    return torch.nn.functional.embedding(rows, table)
+
+
 def share(model: Any) -> None:
     """Let the causal language model `model` (before adapters are put on it) take the batches of `Collator`.
 
-    Its body then returns, in place of hidden states by row and position, those of the replies' tokens, [R, W + 1, hidden].
+    Its body then returns, in place of hidden states by row and position, those of the replies' tokens, [R, W + 1, hidden];
+    with `forest_once` those of the P predictions, [1, P, hidden].
 
     Raises:
         UserError: see `windows`.
     """
     attention, by_kind = model.config.get_text_config()._attn_implementation, windows(model)
+    if attention == "sdpa":
+        model.set_attn_implementation(BY_BRANCH)
     body = model.base_model
     plain = body.forward
 
     @functools.wraps(plain)
-    def forward(*args: Any, forest_ids: Any = None, **kwargs: Any) -> Any:
+    def forward(*args: Any, forest_ids: Any = None, forest_once: bool = False, **kwargs: Any) -> Any:
         if forest_ids is None:
             return plain(*args, **kwargs)
-        depth, end, where = (kwargs.pop(f"forest_{name}") for name in ("depth", "end", "where"))
+        depth, end, place, _, row = (kwargs.pop(f"forest_{x}") for x in ("depth", "end", "place", "target", "row"))
         kwargs |= {"input_ids": forest_ids, "position_ids": depth, "use_cache": False}
         masks = {kind: visible(end, depth[0], window, attention) for kind, window in by_kind.items()}
+        if attention == "sdpa":
+            kwargs["forest_branches"] = branches(end.tolist())
         found = plain(**{**kwargs, "attention_mask": masks.get(None, masks)})
-        # not by index: its gradient adds up in the order in which threads come, so that no two trainings end alike
-        found.last_hidden_state = torch.nn.functional.embedding(where, found.last_hidden_state[0])
+        found.last_hidden_state = picked(found.last_hidden_state[0], place[None] if forest_once else place[row])
         return found
 
     body.forward = forward
+
+
+def share_head(model: Any) -> None:
+    """Let the head that TRL's `add_fused_lm_head` put on `model` make each prediction of a batch of `Collator` once.
+
+    TRL's scores every row and its padding. The pairs of a group of four users hold each user's own reply three times, so
+    that is half of the work.
+    """
+    fused = model.forward
+
+    @functools.wraps(fused)
+    def forward(*args: Any, fused_lm_head: bool = False, **kwargs: Any) -> Any:
+        if not fused_lm_head or "forest_ids" not in kwargs:
+            return fused(*args, fused_lm_head=fused_lm_head, **kwargs)
+        said, row = kwargs.pop("labels")[:, 1:] != IGNORED, kwargs["forest_row"][:, :-1]
+        found = fused(*args, fused_lm_head=True, shift_labels=kwargs["forest_target"][None], forest_once=True, **kwargs)
+        for name, values in found.items():
+            if name not in ("loss", "aux_loss"):  # these are by token
+                by_row = picked(values[0, :, None], row)[..., 0] if values.is_floating_point() else values[0][row]
+                found[name] = by_row.masked_fill(~said, 0)
+        found.loss = -found.log_probs.sum() / said.sum()
+        return found
+
+    model.forward = forward

@@ -178,6 +178,8 @@ def fit(
             peft_config=adapter(train, model),
             callbacks=[curves],
         )
+    if train.rows == "shared" and stage == "dpo":  # its head is TRL's now
+        shared_prefix.share_head(made.model.get_base_model() if train.lora_r else made.model)
     made.remove_callback(PrinterCallback)
     last = get_last_checkpoint(settings.output_dir) if Path(settings.output_dir).exists() else None
     if last:

@@ -53,6 +53,20 @@ def test_a_forest_holds_each_prefix_once_and_every_token_sees_its_own_row(rows):
             assert [j for j in range(len(f.ids)) if j <= i < f.end[j]] == where[: depth + 1]
 
 
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=8), min_size=1, max_size=8), st.sampled_from([None, 3]))
+def test_attention_by_branch_is_that_of_the_whole_mask(rows, window):
+    f = shared_prefix.forest(rows)
+    trunk, subtrees = shared_prefix.branches(f.end)
+    assert [*range(trunk), *(i for begin, end in subtrees for i in range(begin, end))] == list(range(len(f.ids)))
+    assert len(subtrees) != 1  # it would belong to the trunk
+    query, key, value = torch.randn(3, 1, 2, len(f.ids), 4).unbind(0)
+    mask = shared_prefix.visible(torch.tensor(f.end), torch.tensor(f.depth), window, "sdpa")
+    layer = SimpleNamespace(num_key_value_groups=1)
+    known = shared_prefix.by_branch(layer, query, key, value, mask)[0]
+    found = shared_prefix.by_branch(layer, query, key, value, mask, forest_branches=(trunk, subtrees))[0]
+    assert found.shape == known.shape and torch.allclose(found, known, atol=1e-5)
+
+
 WINDOWS = {  # by kind of layer, and one for all
     "gemma3_text": {"head_dim": 16, "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
     "qwen2": {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 1, "tie_word_embeddings": True},
@@ -96,8 +110,28 @@ def test_logits_of_several_trees_in_one_batch_are_those_of_separate_rows(folder,
                 assert torch.allclose(found[i * len(pairs) + n, : len(wanted)], wanted, atol=1e-4)
 
 
+def test_a_prediction_that_rows_share_is_made_once(folder, pairs):
+    model, _ = models.load(folder, settings())
+    collate = shared_prefix.Collator(WORDS.pad_token_id)
+    other = {**pairs[0], "rejected_ids": pairs[1]["chosen_ids"]}  # as in a crossed group: the chosen reply again
+    batch = collate([pairs[0], other])
+    replies = [pairs[0]["chosen_ids"], pairs[0]["rejected_ids"], other["rejected_ids"]]
+    assert len(batch["forest_place"]) == len({tuple(reply[: i + 1]) for reply in replies for i in range(len(reply))})
+    found, gradients = [], []
+    for one in (batch, collate([pairs[0]]), collate([other])):
+        model.zero_grad()
+        labels = one["input_ids"].masked_fill(one["completion_mask"] == 0, -100)
+        out = model(**{k: v for k, v in one.items() if k != "completion_mask"}, labels=labels, fused_lm_head=True)
+        out.log_probs.sum().backward()
+        assert torch.isclose(out.loss, -out.log_probs[out.log_probs != 0].mean())
+        found.append(out.log_probs.sum(1))
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.allclose(found[0][[0, 2]], found[1], atol=1e-4) and torch.allclose(found[0][[1, 3]], found[2], atol=1e-4)
+    assert torch.allclose(gradients[0], gradients[1] + gradients[2], rtol=1e-3, atol=1e-3)
+
+
 def steps(folder, pairs, name, form, lora, live):
-    """Losses and gradient norms of a short training, and the weights it ends with."""
+    """Losses, gradient norms and TRL's other measures of a short training, and the weights it ends with."""
     import torch
     from transformers import set_seed
 
@@ -113,7 +147,8 @@ def steps(folder, pairs, name, form, lora, live):
     config = trainer.config(name, getattr(p, name), p.train)
     config.output_dir = str(live / "ckpt")
     trained = trainer.fit(model, words, rows, config, p.train, Curves(live, name))
-    logs = [(e["loss"], e["grad_norm"]) for e in trained.state.log_history if "loss" in e]
+    measures = ["loss", "grad_norm", *(["entropy", "mean_token_accuracy", "logits/chosen"] if name == "dpo" else [])]
+    logs = [[e[m] for m in measures] for e in trained.state.log_history if "loss" in e]
     return torch.tensor(logs), trained.model.state_dict()
 
 
@@ -135,12 +170,14 @@ def test_losses_gradients_and_weights_are_those_of_separate_rows(folder, pairs, 
 
 
 def test_a_state_that_many_rows_share_gets_its_gradient_in_one_order():
-    hidden, where = torch.randn(1, 600, 64, requires_grad=True), torch.full((24, 70), 7)
+    hidden = torch.randn(1, 600, 64, requires_grad=True)
     body = SimpleNamespace(forward=lambda **_: SimpleNamespace(last_hidden_state=hidden))
     config = SimpleNamespace(_attn_implementation="sdpa")
-    shared_prefix.share(SimpleNamespace(base_model=body, config=SimpleNamespace(get_text_config=lambda: config)))
+    outer = SimpleNamespace(get_text_config=lambda: config)
+    shared_prefix.share(SimpleNamespace(base_model=body, config=outer, set_attn_implementation=lambda _: None))
     places = torch.arange(600)
-    batch = {"forest_ids": places[None], "forest_depth": places[None], "forest_end": places + 1, "forest_where": where}
+    batch = {"forest_ids": places[None], "forest_depth": places[None], "forest_end": places + 1, "forest_target": places}
+    batch |= {"forest_place": torch.full((900,), 7), "forest_row": torch.arange(24 * 70).view(24, 70) % 900}
     torch.set_num_threads(4)  # no core is needed for each; `one_thread` takes it back
     weights, states = torch.randn(24, 70, 64), body.forward(**batch).last_hidden_state
     found = [torch.autograd.grad(states, hidden, weights, retain_graph=True)[0] for _ in range(20)]
