@@ -6,6 +6,7 @@ by itself, ours with shared prefixes but the rows shuffled (shuffled). Same mode
 a step.
 
 Run: python -m benchmarks.train (needs models/base; --turns, --trees, --a-step, --stages, --forms and --seeds change it)
+Of crossed groups of four users: --groups data/pairs/train.jsonl --turns 12 --stages dpo
 """
 
 import argparse
@@ -44,6 +45,11 @@ def conversations(trees: int, turns: int) -> list[Record]:
             rows.append({"prompt": chat, "chosen": chosen, "rejected": rejected, "completion": chosen})
             chat = chat + (chosen if int(digest(n, turn), 16) % 2 else rejected)
     return rows
+
+
+def crossed(file: Path) -> list[Record]:
+    """The pairs of the crossed groups among DPO's rows in `file`, group by group."""
+    return sorted((r for r in read_jsonl(file) if r.get("crossed_group")), key=lambda r: str(r["crossed_group"]))
 
 
 def plain(stage: str, rows: list[Record], a: argparse.Namespace, folder: str) -> tuple[Any, Any]:
@@ -134,7 +140,8 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
     from stages.training.dataset import read, supervised
 
     set_seed(a.seed)
-    rows = conversations(a.trees + HELD_OUT, a.turns)
+    rows = crossed(a.groups) if a.groups else conversations(a.trees + HELD_OUT, a.turns)
+    rows = rows[: (a.trees + HELD_OUT) * a.turns]
     train, held = rows[: a.trees * a.turns], rows[a.trees * a.turns :]
     with tempfile.TemporaryDirectory() as folder:
         model, seconds = plain(stage, train, a, folder) if form == FORMS[0] else ours(form, stage, train, a, folder)
@@ -167,7 +174,8 @@ def child(form: str, stage: str, a: argparse.Namespace) -> None:
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--trees", type=int, default=8)
-    p.add_argument("--turns", type=int, default=10)
+    p.add_argument("--turns", type=int, default=10, help="rows of a tree, or of a group")
+    p.add_argument("--groups", type=Path, help="DPO's rows, whose crossed groups are taken in place of conversations")
     p.add_argument("--a-step", type=int, default=1, help="trees whose rows are a step (paper: 48 rows)")
     p.add_argument("--rate", type=float, default=3e-4)
     p.add_argument("--seeds", type=int, default=1, help="trainings of each form; the table has their means")
