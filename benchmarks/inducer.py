@@ -6,6 +6,7 @@ facts and of traits. Word overlap notes an item whose content words the user's t
 .cache, so a second run asks nothing. What is found goes to stderr, with whether the given note has it.
 
 Run from the root of the repository: python -m benchmarks.inducer --gguf model.gguf --trees data/natural/trees.jsonl
+With --form letters the model is asked piece by piece (dialogue/pieces.py) in place of for a list.
 """
 
 import argparse
@@ -18,13 +19,13 @@ from pathlib import Path
 
 from stages.core import prompts
 from stages.core.files import read_jsonl, seed_of
-from stages.dialogue import inducer, tree
+from stages.dialogue import inducer, pieces, tree
 from stages.dialogue.measures import agreement
 from stages.dialogue.transcript import texts
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
-from stages.llm.settings import EMBEDDED, Embedded, Llm, Role
+from stages.llm.settings import EMBEDDED, Embedded, Inducer, Llm, role
 from stages.text.ngrams import REVEALED, coverage
 
 
@@ -43,36 +44,39 @@ def by_overlap(t):
         ]
 
 
-async def by_model(client, role, prompt, t):
+async def by_model(client, who, form, prompt, t):
     """The tree with the quotes of the model, and how many calls failed, each of which gives no quote."""
     failed, found = 0, {}
     for node, chat in users(t):
         noted = found.get(tree.parent(tree.parent(node["id"]) or ""), set())
         try:
-            seed = seed_of(1, t["id"], node["id"], "inducer")
-            node["quotes"] = await inducer.shown(client, role, prompt, t["items"], chat, noted, seed)
+            asked = client, who, prompt, t["items"], chat, noted
+            if form == "letters":
+                node["quotes"] = await pieces.shown(*asked)
+            else:
+                node["quotes"] = await inducer.shown(*asked, seed_of(1, t["id"], node["id"], "inducer"))
         except CallFailed as e:
             failed += 1
             node["quotes"] = []
             print(f"{t['id']} {node['id']}: {e.reason} {e.raw[-200:]}", file=sys.stderr)
         found[node["id"]] = noted | {q["item"] for q in node["quotes"]}
-        shown = [(t["items"][q["item"]], q["quote"], q["item"] in (node["note"] or [])) for q in node["quotes"]]
-        print(f"{t['id']} {node['id']}: {shown}", file=sys.stderr)
+        rows = [(t["items"][q["item"]], q["quote"], q["item"] in (node["note"] or [])) for q in node["quotes"]]
+        print(f"{t['id']} {node['id']}: {rows}", file=sys.stderr)
     return failed
 
 
 async def measured(a, trees):
     """Ask the model about all trees."""
-    role = Role(
-        name="inducer", model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, accept=("ok", "truncated")
-    )
+    asked = Inducer(model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, form=a.form)
+    who = pieces.marker(asked) if a.form == "letters" else role(asked, "inducer", accept=("ok", "truncated"))
+    # tree by tree: calls of two trees in turn would throw each other's beginnings out of the one slot
     embedded = Embedded(concurrency=1, slots=2, context=3072, threads=a.threads)
-    settings = Llm(conversations_in_flight=2, embedded=embedded, endpoints={})
+    settings = Llm(conversations_in_flight=1, embedded=embedded, endpoints={})
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "model.gguf").symlink_to(a.gguf.resolve())
         async with Client(PaidCalls("inducer", settings, {EMBEDDED: Path(folder)}), 0) as client:
             prompt = prompts.load(a.prompt)
-            return sum(await client.in_parallel([lambda t=t: by_model(client, role, prompt, t) for t in trees]))
+            return sum(await client.in_parallel([lambda t=t: by_model(client, who, a.form, prompt, t) for t in trees]))
 
 
 def main():
@@ -80,6 +84,7 @@ def main():
     a.add_argument("--gguf", type=Path, required=True)
     a.add_argument("--trees", type=Path, required=True)
     a.add_argument("--prompt", type=Path, default=Path("prompts/natural/inducer.txt"))
+    a.add_argument("--form", choices=["list", "letters"], default="list")
     a.add_argument("--every", type=int, default=1, help="ask about every so many-th tree")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--tokens", type=int, default=256)

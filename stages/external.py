@@ -91,10 +91,9 @@ class Reader:
             self.alone[item.id] = self.after(item, before["none"])
         found = {name: self.alone[item.id] if name == "none" else self.after(item, head) for name, head in before.items()}
         tokens = self.choices.tokens(self.tokenizer, [{"role": "user", "content": item.question}], item.options)[1]
-        sums = {name: sums for name, (_, sums) in found.items()}
         return {
             "letters": {name: letters for name, (letters, _) in found.items()},
-            "likelihood": likelihood(sums, [len(ids) for ids in tokens]),
+            "likelihood": likelihood({name: sums for name, (_, sums) in found.items()}, [len(ids) for ids in tokens]),
         }
 
 

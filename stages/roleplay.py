@@ -74,6 +74,8 @@ async def grown(
     p: Params, personas: list[Persona], prompt: dict[str, Prompt], folders: dict[str, Path], failed: Path
 ) -> tuple[list[Record], dict[str, Any]]:
     """The trees of all personas, and the counts of the calls. Failed calls are written to `failed`."""
+    if p.roles.inducer.form == "letters" and prompt["inducer"].talk.inducer == "overlap":
+        raise UserError(f"roles.inducer_form: letters needs an inducer that quotes, which {prompt['inducer'].path} is not")
     async with Client(PaidCalls("roleplay", p.llm, folders), p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:

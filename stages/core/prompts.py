@@ -63,13 +63,14 @@ class Prompt:
                 return self._fill(text, values)
         raise UserError(f"{self.path}: has no part [{name}]")
 
-    def messages(self, **values: str) -> list[Message]:
-        """The system, user and assistant parts as chat messages, filled.
+    def messages(self, prefix: str = "", /, **values: str) -> list[Message]:
+        """The system, user and assistant parts, those whose name has `prefix` before that, as chat messages, filled.
 
         Raises:
             UserError: `values` are not exactly the variables of these parts.
         """
-        chat = [(n, t) for n, t in self.parts if n in CHAT]
+        names = {prefix + name: name for name in CHAT}
+        chat = [(names[n], t) for n, t in self.parts if n in names]
         used = {v for _, t in chat for v in _VARIABLE.findall(t)}
         if used != set(values):
             unknown = [f"unknown variable {{{v}}}, known are {sorted(values)}" for v in sorted(used - set(values))]

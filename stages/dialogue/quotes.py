@@ -49,10 +49,15 @@ def messages(prompt: Prompt, items: list[str], history: list[Message], part: str
 
     The chat of a turn starts as that of the turn before, so a server's prefix cache holds.
     """
-    lines = [f"{'User' if m['role'] == 'user' else 'Reply'}: {' '.join(m['content'].split())}" for m in history]
     numbered = "\n".join(f"{number}. {item}" for number, item in enumerate(items, 1))
-    asked = prompt.part(part, items=numbered, conversation="\n".join(lines))
+    asked = prompt.part(part, items=numbered, conversation=lines(history))
     return [*prompt.messages(), {"role": "user", "content": asked}]
+
+
+def lines(history: list[Message]) -> str:
+    """The chat as a transcript, a line for each message."""
+    who = {"user": "User", "assistant": "Reply"}
+    return "\n".join(f"{who[m['role']]}: {' '.join(m['content'].split())}" for m in history)
 
 
 def clauses(message: str) -> list[str]:

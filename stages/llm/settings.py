@@ -40,12 +40,20 @@ class Talker(Speaker):
     """Earlier exchanges shown, the last ones."""
 
 
+class Inducer(Speaker):
+    """The role that says what the user has shown. Prompt sets that note by word overlap know no `form`."""
+
+    form: Literal["list", "letters"] = "list"
+    """list: one answer lists the items with quotes; letters: a letter for each piece of the message, whose probabilities
+    count (for small models, dialogue/pieces.py)."""
+
+
 class Roles(Section):
     """Section `roles`: the roles of the tree role-play, flat (`inducer_model`, `inducer_temp`, ...)."""
 
     FLAT = True
 
-    inducer: Speaker
+    inducer: Inducer
     """Writes down what the user has shown so far."""
     preferred: Talker
     """Answers with the inducer's note."""

@@ -613,8 +613,9 @@ def test_evaluation(tmp_path):
 @pytest.mark.slow
 def test_results(tmp_path):
     here = linked(tmp_path)
-    (printed,) = walk(here, "results").values()
+    printed, imported = walk(here, "results").values()
     assert "| pairs right |" in printed.stdout and printed.stdout.split("\n\n")[0] in section("results")
+    assert int(imported.stdout.split()[0]) > 4000 and (here / ".cache").exists()
 
 
 @pytest.mark.slow

@@ -126,3 +126,8 @@ def test_failed_calls_are_written_down_up_to_their_allowed_share(ready, server):
 def test_personas_that_are_none(ready):
     (ready.folder / "data/personas/train.jsonl").write_text('{"profile": "I fish."}\n')
     complains(ready.run("roleplay", check=False), "train.jsonl:1: a persona needs")
+
+
+def test_letters_are_refused_by_a_prompt_set_that_does_not_quote(ready):
+    ready.set(roles__inducer_form="letters")
+    complains(ready.run("roleplay", check=False), "roles.inducer_form: letters needs an inducer that quotes, which", "small")

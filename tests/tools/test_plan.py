@@ -247,6 +247,11 @@ def test_the_plan_of_a_change(planned):
         complains(planned._run(["stages.tools.plan", "-S", word], check=False), told)
 
 
+def test_an_inducer_that_is_asked_piece_by_piece(planned):
+    planned.set(prompts="natural", roles__inducer_form="letters")
+    assert calls()["roleplay inducer"] == 4 * 3 * 2 * (2 + 1)  # a stand-in has two pieces
+
+
 def test_a_key_that_is_not_there_is_told(planned):
     planned.set(llm__endpoints__scripted__key_env="NO_SUCH_KEY")
     for module in ("stages.tools.plan", "stages.tools.check"):

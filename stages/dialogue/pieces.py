@@ -1,0 +1,99 @@
+"""Notes piece by piece: an inducer for models too small to list items with quotes.
+
+The model is asked of each piece of the user's message which one of the lettered items it shows, and the probabilities of the
+letters are read, not the answer. Two likings would mislead: that for a letter, which two orders of the list average out, and
+that for an item, which shows at the other pieces of the conversation (calibration: Zhao et al. 2021, arXiv 2102.09690).
+Words that a piece and an item have in common count beside the model; where there are none, it decides alone.
+"""
+
+import math
+from collections.abc import Collection
+from functools import partial
+from string import ascii_uppercase
+
+from stages.core.cli import UserError
+from stages.core.prompts import Message, Prompt
+from stages.dialogue import quotes
+from stages.dialogue.quotes import Quote
+from stages.llm.client import Answer, Client
+from stages.llm.letters import letter, told
+from stages.llm.settings import Inducer, Role, role
+from stages.text.ngrams import coverage
+
+NOTHING = "..."  # a piece that says nothing, asked about with each message
+LONGEST = 16  # items of a list: with `none`, as many letters as servers tell the probabilities of
+SEEN = 3  # messages shown, the last ones
+LEAST = 1.1  # gain in nats from which a piece shows an item (LOG.md, 2026-11-26)
+WORDS = 3.0  # nats for all of an item's content words, in proportion for some
+RAREST = 1e-3  # least probability of a letter
+
+
+def marker(inducer: Inducer) -> Role:
+    """The inducer as it is asked here: for the likeliest letter, and the probabilities of the others."""
+    return role(inducer, "inducer", temp=0.0, top_p=1.0, penalty=0.0, tokens=1, accept=("ok", "truncated"), logprobs=20)
+
+
+def messages(prompt: Prompt, items: list[str], history: list[Message], piece: str) -> list[Message]:
+    """Chat that asks which of `items` a piece of the last message of `history`, the user's, shows: for its letter."""
+    lettered = "\n".join(f"{ascii_uppercase[n]}. {item}" for n, item in enumerate(items))
+    asked = prompt.part(
+        "letters_last",
+        items=lettered, none=ascii_uppercase[len(items)], conversation=quotes.lines(history[-SEEN:]), piece=piece,
+    )  # fmt: skip
+    return [*prompt.messages("letters_"), {"role": "user", "content": asked}]
+
+
+async def log_probs(
+    client: Client, who: Role, prompt: Prompt, items: list[str], history: list[Message], pieces: list[str]
+) -> list[list[float]]:
+    """log p of each item's letter, among those of its list, by piece and item, [pieces, items]: the mean of two orders.
+
+    Args:
+        who: with log-probabilities.
+        pieces: of the last message of `history`.
+    Raises:
+        CallFailed: no letter for an answer.
+        UserError: the server tells no log-probabilities.
+    """
+    parts = [[*range(len(items))][n : n + LONGEST] for n in range(0, len(items), LONGEST)]
+    lists = [order for part in parts for order in (part, part[::-1])]
+    jobs = []
+    for order in lists:
+        for piece in pieces:
+            chat = messages(prompt, [items[i] for i in order], history, piece)
+            jobs.append(partial(client.ask, who, chat, 0, partial(letter, number=len(order) + 1)))
+    answers: list[Answer[int]] = await client.in_order(who, jobs)
+    logs = [[0.0] * len(items) for _ in pieces]
+    for n, answer in enumerate(answers):
+        order = lists[n // len(pieces)]
+        known = told(answer.reply, answer.value, len(order) + 1)
+        if known is None:
+            raise UserError(f"{who.model}: the server tells no log-probabilities; set roles.inducer_form=list")
+        for i, p in zip(order, known, strict=False):  # the last one is none of them
+            logs[n % len(pieces)][i] += math.log(max(p, RAREST)) / 2
+    return logs
+
+
+async def shown(
+    client: Client, who: Role, prompt: Prompt, items: list[str], history: list[Message], noted: Collection[int]
+) -> list[Quote]:
+    """As `inducer.shown`, each item with the piece that shows it most.
+
+    A piece shows one item: that which gains most, if it gains enough. An item gains by its letter, against the mean over all
+    pieces so far, and by its words. Earlier messages are asked about again, which their stored replies answer.
+
+    Raises:
+        CallFailed, UserError: see `log_probs`.
+    """
+    pieces: list[str] = []
+    logs: list[list[float]] = []
+    for n in (n for n, message in enumerate(history) if message["role"] == "user"):
+        pieces = [*quotes.clauses(history[n]["content"]), NOTHING]
+        logs += await log_probs(client, who, prompt, items, history[: n + 1], pieces)
+    usual = [math.fsum(row[i] for row in logs) / len(logs) for i in range(len(items))]
+    best: dict[int, tuple[float, str]] = {}
+    for piece, row in zip(pieces[:-1], logs[-len(pieces) :], strict=False):
+        gain, item = max((row[i] - usual[i] + WORDS * coverage(items[i], piece), i) for i in range(len(items)))
+        if gain >= LEAST and item not in noted:
+            best[item] = max(best.get(item, (gain, piece)), (gain, piece), key=lambda found: found[0])
+    return [{"item": item, "quote": piece} for item, (_, piece) in sorted(best.items())]
