@@ -23,8 +23,8 @@ from stages.text.ngrams import coverage
 NOTHING = "..."  # a piece that says nothing, asked about with each message
 LONGEST = 16  # items of a list: with `none`, as many letters as servers tell the probabilities of
 SEEN = 3  # messages shown, the last ones
-LEAST = 1.1  # gain in nats from which a piece shows an item (LOG.md, 2026-11-26)
-WORDS = 3.0  # nats for all of an item's content words, in proportion for some
+LEAST = 1.4  # gain in nats from which a piece shows an item (LOG.md, 2026-11-26)
+WORDS = 4.0  # nats for all of an item's content words, in proportion for some
 RAREST = 1e-3  # least probability of a letter
 
 
