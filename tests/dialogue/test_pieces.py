@@ -26,11 +26,12 @@ SHOWS = {"The lads ate it all,": 0, "forty forms lie there!": 1, "Next.": 2}
 CHAT = [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": SAYS}]
 
 
-class Model:
+class Model(FakeClient):
     """Answers with the letter of what a piece shows, or of none; `likes`: how much more it likes a letter, or an item."""
 
     def __init__(self, shows, sure=0.8, likes=(), tells=True):
-        self.shows, self.sure, self.likes, self.tells, self.asked = shows, sure, dict(likes), tells, []
+        super().__init__()
+        self.shows, self.sure, self.likes, self.tells = shows, sure, dict(likes), tells
 
     async def ask(self, who, chat, seed, parse, schema=None):
         assert who.logprobs and who.tokens == 1 and who.temp == 0 and seed == 0
@@ -47,9 +48,6 @@ class Model:
         alternatives = [[f" {letter}", math.log(p / sum(mass.values()))] for letter, p in mass.items()]
         reply = {"logprobs": [[top, alternatives]]} if self.tells else {}
         return Answer(parse(top), top, "ok", 0, reply)
-
-    async def in_order(self, who, jobs):
-        return [await job() for job in jobs]
 
 
 def shown(model, items=ITEMS, noted=(), history=CHAT):
