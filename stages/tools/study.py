@@ -90,10 +90,14 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
     Args:
         counts: training rows by arm.
         held_out: share of its own kind of held-out pairs that an arm's rewards have right.
+    Raises:
+        UserError: an arm that crossed choice skipped.
     """
     stem, _, seed = re.fullmatch(r"(.*?)(-(\d+))?", name).groups()  # type: ignore[union-attr]
     for arm in arms:
         chosen = [json.loads(row) for row in at(found, str(CHOICES / f"{arm}.jsonl")).splitlines()]
+        if not chosen:
+            raise UserError(f"experiment {experiment(name)}: arm {arm} chose nothing; take it out of choose.arms of its preset")
         label = arm if stem in (WHOLE, "seed", "curve") else f"{arm}, {stem}"
         line = {"machine": HERE, "run": name, "label": label, "seed": int(seed or 1)}
         accuracy = {

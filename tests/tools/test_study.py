@@ -38,6 +38,12 @@ def test_the_experiments_are_the_study_and_its_contrasts(monkeypatch, tmp_path):
         assert (made.extract_pairs.trees == "data/natural/trees.jsonl") == (name == "trees")
 
 
+def test_an_arm_that_chose_nothing_is_named(monkeypatch):
+    monkeypatch.setattr(study, "at", lambda found, path: "")
+    with pytest.raises(UserError, match=r"experiment study-seed-2: arm gpt chose nothing; take it out of choose.arms"):
+        list(study.lines_of("seed-2", ["gpt"], {}, {}, "rev"))
+
+
 def test_seeds_are_averaged_by_group_and_compared_with_base():
     lines = [line("base", [0.5] * 8), line("dpo", [0.75] * 8), line("dpo", [0.85] * 4 + [0.65] * 4, "r-2")]
     base, dpo = study.models(lines, "here")
