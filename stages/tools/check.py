@@ -25,6 +25,7 @@ from stages import (
     seed_personas,
     sft,
 )
+from stages.core import prompts
 from stages.core.cli import UserError, run
 from stages.core.params import UNTRACKED, Round, Section, checked, declared, flat, in_round, load_yaml, near, restricted
 from stages.dialogue import binding
@@ -127,12 +128,12 @@ def absent(pipeline: dict[str, Any], params: dict[str, Any]) -> Iterator[str]:
     for key in ("base_model.source", "encoder.model"):
         if str(leaves.get(key)).startswith(("/", ".")):
             named[Path(leaves[key])] = key
-    prompts = Path("prompts") / str(params.get("prompts"))
-    if not prompts.is_dir():
-        yield f"prompts: no folder {prompts}"
+    of_set = Path("prompts") / str(params.get("prompts"))
+    if not of_set.is_dir():
+        yield f"prompts: no folder {of_set}"
     for path, key in named.items():
         known = path.exists() or any(p in made or Path(f"{p}.dvc").exists() for p in (path, *path.parents))
-        if not known and (prompts.is_dir() or prompts not in (path, *path.parents)):
+        if not known and (of_set.is_dir() or of_set not in (path, *path.parents)):
             yield f"{key}: no such file or folder {path}"
 
 
@@ -145,6 +146,17 @@ def misnamed(params: dict[str, Any]) -> Iterator[str]:
     for name in chosen if isinstance(chosen, list) else []:
         if name not in arms:
             yield f"choose.arms: there is no arm {name}{near(str(name), arms)}"
+
+
+def overlapping(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of params that need an inducer that quotes, where the prompt set's tells items by words in common."""
+    path = Path("prompts") / str(params.get("prompts")) / "inducer.txt"
+    if not path.is_file() or prompts.load(path).talk.inducer == "quotes":
+        return
+    if _mapping(params, "roles").get("inducer_form") == "letters":
+        yield f"roles.inducer_form: letters needs an inducer that quotes, which {path} is not"
+    if _mapping(params, "converse").get("quotes") is not None:
+        yield f"converse.quotes: {path} does not ask for quotes; set it to null"
 
 
 def by_round(params: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -237,7 +249,7 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    of_params = (fault for find in (untrained, unbound, misnamed, leaking) for fault in find(params))
+    of_params = (fault for find in (untrained, unbound, misnamed, overlapping, leaking) for fault in find(params))
     more = [*absent(pipeline, params), *of_params, *unmade(pipeline, params)]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 

@@ -97,7 +97,7 @@ def lines_of(name: str, arms: Sequence[str], counts: Record, held_out: Record, f
     for arm in arms:
         chosen = [json.loads(row) for row in at(found, str(CHOICES / f"{arm}.jsonl")).splitlines()]
         if not chosen:
-            raise UserError(f"experiment {experiment(name)}: arm {arm} chose nothing; take it out of choose.arms of its preset")
+            raise UserError(f"experiment {experiment(name)}: arm {arm} chose nothing; take it out of choose.arms")
         label = arm if stem in (WHOLE, "seed", "curve") else f"{arm}, {stem}"
         line = {"machine": HERE, "run": name, "label": label, "seed": int(seed or 1)}
         accuracy = {

@@ -6,6 +6,7 @@ from conftest import ROOT, a_round, complains
 from stages.core.params import load_yaml
 from stages.tools import check
 
+QUOTER = {"model": "embedded", "temp": 0.0, "top_p": 1.0, "penalty": 0.0, "tokens": 600}
 ARM = {"model": "local", "weights": "base", "prompt": "assistant", "strategy": "reply", "memory": "all"}
 
 
@@ -70,6 +71,8 @@ def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
      ("rounds", {"2": a_round(extract_pairs={"groups": "gone"})}, "rounds.2.extract_pairs.groups: no such file"),
      ("external__folders", {"prefeval": "gone"}, "external.folders.prefeval: no such file or folder gone"),
      ("prompts", "mine", "prompts: no folder prompts/mine"),
+     ("roles__inducer_form", "letters", "roles.inducer_form: letters needs an inducer that quotes, which prompts/small/"),
+     ("converse__quotes", QUOTER, "converse.quotes: prompts/small/inducer.txt does not ask for quotes; set it to null"),
      ("rounds", "2", "rounds: input should be a valid dictionary, found '2'"),
      ("arms", {"base": ARM, "dpo": ARM, "me/tiny": ARM}, "arms.me/tiny: name it by letters, digits, dots, - and _"),
      ("extract_pairs__groups", "data/crossed", "extract_pairs.groups: data/crossed holds data/crossed/groups.jsonl, by"),
