@@ -19,13 +19,13 @@ from pathlib import Path
 
 from stages.core import prompts
 from stages.core.files import read_jsonl, seed_of
-from stages.dialogue import inducer, pieces, tree
+from stages.dialogue import inducer, tree
 from stages.dialogue.measures import agreement
 from stages.dialogue.transcript import texts
 from stages.llm.backend import PaidCalls
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
-from stages.llm.settings import EMBEDDED, Embedded, Inducer, Llm, role
+from stages.llm.settings import EMBEDDED, Embedded, Inducer, Llm
 from stages.text.ngrams import REVEALED, coverage
 
 
@@ -44,17 +44,14 @@ def by_overlap(t):
         ]
 
 
-async def by_model(client, who, form, prompt, t):
+async def by_model(client, who, prompt, t):
     """The tree with the quotes of the model, and how many calls failed, each of which gives no quote."""
     failed, found = 0, {}
     for node, chat in users(t):
         noted = found.get(tree.parent(tree.parent(node["id"]) or ""), set())
         try:
-            asked = client, who, prompt, t["items"], chat, noted
-            if form == "letters":
-                node["quotes"] = await pieces.shown(*asked)
-            else:
-                node["quotes"] = await inducer.shown(*asked, seed_of(1, t["id"], node["id"], "inducer"))
+            seed = seed_of(1, t["id"], node["id"], "inducer")
+            node["quotes"] = await inducer.shown(client, who, prompt, t["items"], chat, noted, seed)
         except CallFailed as e:
             failed += 1
             node["quotes"] = []
@@ -68,7 +65,6 @@ async def by_model(client, who, form, prompt, t):
 async def measured(a, trees):
     """Ask the model about all trees."""
     asked = Inducer(model=EMBEDDED, temp=0.0, top_p=1.0, penalty=0.0, tokens=a.tokens, form=a.form)
-    who = pieces.marker(asked) if a.form == "letters" else role(asked, "inducer", accept=("ok", "truncated"))
     # tree by tree: calls of two trees in turn would throw each other's beginnings out of the one slot
     embedded = Embedded(concurrency=1, slots=2, context=3072, threads=a.threads)
     settings = Llm(conversations_in_flight=1, embedded=embedded, endpoints={})
@@ -76,7 +72,8 @@ async def measured(a, trees):
         (Path(folder) / "model.gguf").symlink_to(a.gguf.resolve())
         async with Client(PaidCalls("inducer", settings, {EMBEDDED: Path(folder)}), 0) as client:
             prompt = prompts.load(a.prompt)
-            return sum(await client.in_parallel([lambda t=t: by_model(client, who, a.form, prompt, t) for t in trees]))
+            who = inducer.noter(asked, prompt)
+            return sum(await client.in_parallel([lambda t=t: by_model(client, who, prompt, t) for t in trees]))
 
 
 def main():

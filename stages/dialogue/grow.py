@@ -6,7 +6,7 @@ from functools import partial
 
 from stages.core.files import Record, seed_of
 from stages.core.prompts import Message, Prompt
-from stages.dialogue import inducer, pieces, transcript, tree
+from stages.dialogue import inducer, transcript, tree
 from stages.dialogue.quotes import Quote
 from stages.dialogue.settings import Roleplay, UserTalker
 from stages.dialogue.transcript import Exchange
@@ -59,7 +59,7 @@ class Grower:
         self.made = {letter: who for letter, who in tree.REPLIES.items() if MADE[who] in p.replies}
         brief = ("ok", "truncated")
         self.inducer = role(roles.inducer, "inducer", accept=brief, stop=prompts["inducer"].stop("inducer"))
-        self.marker = pieces.marker(roles.inducer) if roles.inducer.form == "letters" else None
+        self.noter = inducer.noter(roles.inducer, prompts["inducer"])
         self.verifier = role(roles.verifier, "verifier", accept=brief, stop=prompts["verifier"].stop("verifier"))
 
     def seed(self, node_id: str, who: str) -> int:
@@ -170,10 +170,7 @@ class Grower:
             return noted
         history = transcript.messages(past, node["text"])
         asked, seed = self.prompts["inducer"], self.seed(node["id"], "inducer")
-        if self.marker:
-            node["quotes"] = await pieces.shown(self.client, self.marker, asked, items, history, noted)
-        else:
-            node["quotes"] = await inducer.shown(self.client, self.inducer, asked, items, history, noted, seed)
+        node["quotes"] = await inducer.shown(self.client, self.noter, asked, items, history, noted, seed)
         return sorted({*noted, *(q["item"] for q in node["quotes"])})
 
     def _wrong(self, shown: list[int]) -> list[int]:

@@ -4,11 +4,18 @@ from collections.abc import Collection
 from functools import partial
 
 from stages.core.prompts import Message, Prompt
-from stages.dialogue import quotes
+from stages.dialogue import pieces, quotes
 from stages.dialogue.quotes import Quote
 from stages.dialogue.transcript import texts
 from stages.llm.client import Client
-from stages.llm.settings import Role
+from stages.llm.settings import Inducer, Role, role
+
+
+def noter(settings: Inducer, prompt: Prompt) -> Role:
+    """The inducer of role-play as `shown` asks it, for a list or for letters."""
+    if settings.form == "letters":
+        return pieces.marker(settings)
+    return role(settings, "inducer", accept=("ok", "truncated"), stop=prompt.stop("inducer"))
 
 
 async def shown(
@@ -16,9 +23,14 @@ async def shown(
 ) -> list[Quote]:
     """Items that the last message of `history`, the user's, shows, but those `noted` before, each with a quote of the user.
 
+    Args:
+        who: for a list of quotes; with log-probabilities for letters (dialogue/pieces.py), which need no seed.
     Raises:
         CallFailed: no usable answer.
+        UserError: the server tells no log-probabilities.
     """
+    if who.logprobs:
+        return await pieces.shown(client, who, prompt, items, history, noted)
     said = texts(history, "user")
     parse = partial(quotes.parse, items=items, said=said)
     schema = quotes.schema(items, noted, said[-1])

@@ -3,7 +3,8 @@
 The model is asked of each piece of the user's message which one of the lettered items it shows, and the probabilities of the
 letters are read, not the answer. Two likings would mislead: that for a letter, which two orders of the list average out, and
 that for an item, which shows at the other pieces of the conversation (calibration: Zhao et al. 2021, arXiv 2102.09690).
-Words that a piece and an item have in common count beside the model; where there are none, it decides alone.
+Words that a piece and an item have in common count beside the model. Then it is asked, yes or no, whether the piece shows
+the item that gained most, which tells a coincidence of words from what was said.
 """
 
 import math
@@ -16,20 +17,21 @@ from stages.core.prompts import Message, Prompt
 from stages.dialogue import quotes
 from stages.dialogue.quotes import Quote
 from stages.llm.client import Answer, Client
-from stages.llm.letters import letter, told
+from stages.llm.letters import letter, log_odds, told
 from stages.llm.settings import Inducer, Role, role
 from stages.text.ngrams import coverage
 
 NOTHING = "..."  # a piece that says nothing, asked about with each message
 LONGEST = 16  # items of a list: with `none`, as many letters as servers tell the probabilities of
 SEEN = 3  # messages shown, the last ones
-LEAST = 1.4  # gain in nats from which a piece shows an item (LOG.md, 2026-11-26)
-WORDS = 4.0  # nats for all of an item's content words, in proportion for some
+WORDS = 3.0  # nats for all of an item's content words, in proportion for some
+ASKED = 0.6  # gain in nats from which the model is asked whether a piece shows its item
+LEAST = 1.6  # gain and log odds of yes, in nats, from which it does (LOG.md, 2026-11-26)
 RAREST = 1e-3  # least probability of a letter
 
 
 def marker(inducer: Inducer) -> Role:
-    """The inducer as it is asked here: for the likeliest letter, and the probabilities of the others."""
+    """The inducer as it is asked here: for one token, and the probabilities of others."""
     return role(inducer, "inducer", temp=0.0, top_p=1.0, penalty=0.0, tokens=1, accept=("ok", "truncated"), logprobs=20)
 
 
@@ -41,6 +43,12 @@ def messages(prompt: Prompt, items: list[str], history: list[Message], piece: st
         items=lettered, none=ascii_uppercase[len(items)], conversation=quotes.lines(history[-SEEN:]), piece=piece,
     )  # fmt: skip
     return [*prompt.messages("letters_"), {"role": "user", "content": asked}]
+
+
+def question(prompt: Prompt, item: str, history: list[Message], piece: str) -> list[Message]:
+    """Chat that asks whether a piece of the last message of `history`, the user's, shows an item: yes or no."""
+    asked = prompt.part("confirm_last", conversation=quotes.lines(history[-SEEN:]), piece=piece, item=item)
+    return [*prompt.messages("confirm_"), {"role": "user", "content": asked}]
 
 
 async def log_probs(
@@ -79,8 +87,9 @@ async def shown(
 ) -> list[Quote]:
     """As `inducer.shown`, each item with the piece that shows it most.
 
-    A piece shows one item: that which gains most, if it gains enough. An item gains by its letter, against the mean over all
-    pieces so far, and by its words. Earlier messages are asked about again, which their stored replies answer.
+    A piece shows at most one item: that which gains most, by its letter, against the mean over all pieces so far, and by its
+    words; if gain and log odds of yes come to LEAST. Earlier messages are asked about again, which their stored replies
+    answer.
 
     Raises:
         CallFailed, UserError: see `log_probs`.
@@ -91,9 +100,15 @@ async def shown(
         pieces = [*quotes.clauses(history[n]["content"]), NOTHING]
         logs += await log_probs(client, who, prompt, items, history[: n + 1], pieces)
     usual = [math.fsum(row[i] for row in logs) / len(logs) for i in range(len(items))]
-    best: dict[int, tuple[float, str]] = {}
+    likely: list[tuple[float, int, str]] = []
     for piece, row in zip(pieces[:-1], logs[-len(pieces) :], strict=False):
         gain, item = max((row[i] - usual[i] + WORDS * coverage(items[i], piece), i) for i in range(len(items)))
-        if gain >= LEAST and item not in noted:
-            best[item] = max(best.get(item, (gain, piece)), (gain, piece), key=lambda found: found[0])
+        if gain >= ASKED and item not in noted:
+            likely.append((gain, item, piece))
+    jobs = [partial(client.ask, who, question(prompt, items[i], history, piece), 0, str.strip) for _, i, piece in likely]
+    best: dict[int, tuple[float, str]] = {}
+    for (gain, item, piece), answer in zip(likely, await client.in_order(who, jobs), strict=True):
+        score = gain + log_odds(answer.reply, "yes", "no")
+        if score >= LEAST:
+            best[item] = max(best.get(item, (score, piece)), (score, piece), key=lambda found: found[0])
     return [{"item": item, "quote": piece} for item, (_, piece) in sorted(best.items())]

@@ -1,4 +1,4 @@
-"""Answers that are a letter, and what a model made of the other letters."""
+"""Answers of one token, a letter or a word, and what a model made of the other ones."""
 
 import math
 import re
@@ -28,3 +28,13 @@ def told(reply: dict[str, Any], chosen: int, number: int) -> list[float] | None:
                     mass[n] += math.exp(p)
             return [m / math.fsum(mass) for m in mass]
     return None
+
+
+def log_odds(reply: dict[str, Any], one: str, other: str) -> float:
+    """Log p of an answer that begins with the word `one` less that of `other`, in nats; 0.0 where neither is told."""
+    mass = {one: FLOOR, other: FLOOR}
+    for _, alternatives in reply.get("logprobs", [])[:1]:
+        for text, p in alternatives:
+            if p is not None and (word := text.strip(" *\"'.").lower()) in mass:
+                mass[word] += math.exp(p)
+    return math.log(mass[one] / mass[other])

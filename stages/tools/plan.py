@@ -158,8 +158,8 @@ class PlannedCalls:
         tokens, _, logprobs, _ = self._expected(request.role)
         words = int(tokens) - len(STAND_IN.split())
         text = READ.get(request.role.name) or f"{STAND_IN}{request.key[:12]}" + " word" * words
-        if request.role.name == "inducer" and request.role.logprobs:  # the letter of an item
-            text = "A"
+        if request.role.name == "inducer" and request.role.logprobs:  # a letter, not always the same: no item would gain
+            text = "AB"[int(request.key, 16) % 2]
         elif request.role.name == "inducer" and "response_format" in request.body:  # quotes: one more item each turn
             text = json.dumps({"item": (request.messages[-1]["content"].count(STAND_IN) + 1) // 2, "quote": STAND_IN})
         reply: Reply = {"text": text, "finish": "stop"}

@@ -27,16 +27,22 @@ CHAT = [{"role": "user", "content": "Hm."}, {"role": "assistant", "content": "Ye
 
 
 class Model(FakeClient):
-    """Answers with the letter of what a piece shows, or of none; `likes`: how much more it likes a letter, or an item."""
+    """Answers with the letter of what a piece shows, or of none; `likes`: how much more it likes a letter, or an item.
 
-    def __init__(self, shows, sure=0.8, likes=(), tells=True):
+    Asked whether a piece shows an item it is as sure, and denies it for the pieces of `doubts`.
+    """
+
+    def __init__(self, shows, sure=0.8, likes=(), tells=True, doubts=()):
         super().__init__()
-        self.shows, self.sure, self.likes, self.tells = shows, sure, dict(likes), tells
+        self.shows, self.sure, self.likes, self.tells, self.doubts = shows, sure, dict(likes), tells, doubts
+        self.confirming = []
 
     async def ask(self, who, chat, seed, parse, schema=None):
         assert who.logprobs and who.tokens == 1 and who.temp == 0 and seed == 0
-        self.asked.append(chat)
         last = chat[-1]["content"]
+        if thing := re.search(r'^Thing: "(.*)"$', last, re.M):
+            return self.confirmed(re.search(r'^Piece: "(.*)"$', last, re.M)[1], thing[1], parse)
+        self.asked.append(chat)
         options = re.findall(r"^([A-Z])\. (.*)$", last, re.M)
         said = re.search(r'^Piece: "(.*)"$', last, re.M)[1]
         right = self.shows.get(said) if self.shows.get(said) in dict(options).values() else "none of these"
@@ -48,6 +54,12 @@ class Model(FakeClient):
         alternatives = [[f" {letter}", math.log(p / sum(mass.values()))] for letter, p in mass.items()]
         reply = {"logprobs": [[top, alternatives]]} if self.tells else {}
         return Answer(parse(top), top, "ok", 0, reply)
+
+    def confirmed(self, piece, thing, parse):
+        self.confirming.append((piece, thing))
+        yes = self.sure if self.shows.get(piece) == thing and piece not in self.doubts else 0.1
+        said = [["Yes", math.log(yes)], [" no", math.log(1 - yes)], ["maybe", None]]
+        return Answer(parse("Yes"), "Yes", "ok", 0, {"logprobs": [["Yes", said]]})
 
 
 def shown(model, items=ITEMS, noted=(), history=CHAT):
@@ -64,13 +76,26 @@ def test_pieces_show_their_items_whatever_a_model_likes(likes):
     assert shown(of(ITEMS, likes=likes)) == set(SHOWS.items())
 
 
+def test_what_the_model_does_not_confirm_is_not_shown():
+    model = of(ITEMS, doubts=["Next.", "forty forms lie there!"])
+    assert shown(model) == {("The lads ate it all,", 0)}
+    assert sorted(model.confirming) == sorted((piece, ITEMS[i]) for piece, i in SHOWS.items())
+
+
+def test_words_in_common_need_the_model_to_confirm_them():
+    said = [{"role": "user", "content": "My tax returns have two mistakes. So what?"}]
+    model = of(ITEMS, {})
+    assert shown(model, history=said) == set()
+    assert ("My tax returns have two mistakes.", ITEMS[1]) in model.confirming
+
+
 def test_a_model_that_is_not_sure_shows_nothing():
     assert shown(of(ITEMS, sure=0.3)) == set()
 
 
 def test_an_item_in_its_own_words_needs_no_sure_model():
     said = [{"role": "user", "content": "More tax returns, then the lads. What now?"}]
-    assert shown(of(ITEMS, sure=0.3), history=said) == {("More tax returns,", 1)}
+    assert shown(of(ITEMS, {"More tax returns,": 1}, sure=0.3), history=said) == {("More tax returns,", 1)}
 
 
 def test_items_noted_before_are_left_out_and_the_list_is_whole():

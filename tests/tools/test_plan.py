@@ -249,7 +249,8 @@ def test_the_plan_of_a_change(planned):
 
 def test_an_inducer_that_is_asked_piece_by_piece(planned):
     planned.set(prompts="natural", roles__inducer_form="letters")
-    assert calls()["roleplay inducer"] == 4 * 3 * 2 * (2 + 1)  # a stand-in has two pieces
+    letters = 4 * 3 * 2 * (2 + 1)  # a stand-in has two pieces
+    assert letters < calls()["roleplay inducer"] <= letters + 4 * 3 * 2  # each of which may show its item
 
 
 def test_a_key_that_is_not_there_is_told(planned):
