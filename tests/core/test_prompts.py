@@ -34,7 +34,7 @@ def test_every_prompt_has_exactly_the_variables_its_stage_fills():
 NATURAL = {
     **FILLED,
     "user": {"persona", "reply", "agenda"},
-    "inducer": {"items", "conversation", "none", "piece"},
+    "inducer": {"items", "conversation", "none", "piece", "item"},
     "responder": {"message", "note"},
     "verifier": {"persona", "conversation", "first", "second"},
 }
