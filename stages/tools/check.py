@@ -150,12 +150,14 @@ def misnamed(params: dict[str, Any]) -> Iterator[str]:
 
 def overlapping(params: dict[str, Any]) -> Iterator[str]:
     """Faults of params that need an inducer that quotes, where the prompt set's tells items by words in common."""
+    letters = _mapping(params, "roles").get("inducer_form") == "letters"
+    quoted = _mapping(params, "converse").get("quotes") is not None
     path = Path("prompts") / str(params.get("prompts")) / "inducer.txt"
-    if not path.is_file() or prompts.load(path).talk.inducer == "quotes":
+    if not (letters or quoted) or not path.is_file() or prompts.load(path).talk.inducer == "quotes":
         return
-    if _mapping(params, "roles").get("inducer_form") == "letters":
+    if letters:
         yield f"roles.inducer_form: letters needs an inducer that quotes, which {path} is not"
-    if _mapping(params, "converse").get("quotes") is not None:
+    if quoted:
         yield f"converse.quotes: {path} does not ask for quotes; set it to null"
 
 

@@ -40,11 +40,11 @@ class Model(FakeClient):
     async def ask(self, who, chat, seed, parse, schema=None):
         assert who.logprobs and who.tokens == 1 and who.temp == 0 and seed == 0
         last = chat[-1]["content"]
+        said = re.search(r'^Piece: "(.*)"$', last, re.M)[1]
         if thing := re.search(r'^Thing: "(.*)"$', last, re.M):
-            return self.confirmed(re.search(r'^Piece: "(.*)"$', last, re.M)[1], thing[1], parse)
+            return self.confirmed(said, thing[1], parse)
         self.asked.append(chat)
         options = re.findall(r"^([A-Z])\. (.*)$", last, re.M)
-        said = re.search(r'^Piece: "(.*)"$', last, re.M)[1]
         right = self.shows.get(said) if self.shows.get(said) in dict(options).values() else "none of these"
         mass = {}
         for letter, text in options:
