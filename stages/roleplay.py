@@ -22,6 +22,7 @@ from stages.core.progress import Progress
 from stages.core.prompts import Prompt
 from stages.dialogue.binding import LOCAL, bound
 from stages.dialogue.grow import Grower
+from stages.dialogue.inducer import refusal
 from stages.dialogue.measures import measure
 from stages.dialogue.settings import Roleplay, UserTalker
 from stages.llm.backend import PaidCalls
@@ -74,8 +75,8 @@ async def grown(
     p: Params, personas: list[Persona], prompt: dict[str, Prompt], folders: dict[str, Path], failed: Path
 ) -> tuple[list[Record], dict[str, Any]]:
     """The trees of all personas, and the counts of the calls. Failed calls are written to `failed`."""
-    if p.roles.inducer.form == "letters" and prompt["inducer"].talk.inducer == "overlap":
-        raise UserError(f"roles.inducer_form: letters needs an inducer that quotes, which {prompt['inducer'].path} is not")
+    if p.roles.inducer.form == "letters" and (why := refusal("roles.inducer_form: letters", prompt["inducer"])):
+        raise UserError(why)
     async with Client(PaidCalls("roleplay", p.llm, folders), p.roleplay.resamples) as client:
         with Progress("roleplay: trees", len(personas), client.ledger.numbers) as progress:
             async with asyncio.TaskGroup() as later:

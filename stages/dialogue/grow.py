@@ -57,9 +57,9 @@ class Grower:
         self.history = {name: talker.history for name, talker in settings.items()}
         self.responders = {name: role(x, name, stop=prompts[name].stop(name)) for name, x in settings.items()}
         self.made = {letter: who for letter, who in tree.REPLIES.items() if MADE[who] in p.replies}
-        brief = ("ok", "truncated")
-        self.inducer = role(roles.inducer, "inducer", accept=brief, stop=prompts["inducer"].stop("inducer"))
+        self.inducer = inducer.asked(roles.inducer, prompts["inducer"])
         self.noter = inducer.noter(roles.inducer, prompts["inducer"])
+        brief = ("ok", "truncated")
         self.verifier = role(roles.verifier, "verifier", accept=brief, stop=prompts["verifier"].stop("verifier"))
 
     def seed(self, node_id: str, who: str) -> int:

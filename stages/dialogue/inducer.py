@@ -8,14 +8,24 @@ from stages.dialogue import pieces, quotes
 from stages.dialogue.quotes import Quote
 from stages.dialogue.transcript import texts
 from stages.llm.client import Client
-from stages.llm.settings import Inducer, Role, role
+from stages.llm.settings import Inducer, Role, Speaker, role
+
+
+def asked(settings: Speaker, prompt: Prompt) -> Role:
+    """The inducer as it is asked for text: for a line of notes, or for a list of quotes."""
+    return role(settings, "inducer", accept=("ok", "truncated"), stop=prompt.stop("inducer"))
 
 
 def noter(settings: Inducer, prompt: Prompt) -> Role:
     """The inducer of role-play as `shown` asks it, for a list or for letters."""
-    if settings.form == "letters":
-        return pieces.marker(settings)
-    return role(settings, "inducer", accept=("ok", "truncated"), stop=prompt.stop("inducer"))
+    return pieces.marker(settings) if settings.form == "letters" else asked(settings, prompt)
+
+
+def refusal(param: str, prompt: Prompt) -> str | None:
+    """Why a param whose value needs quotes cannot have it with this prompt of the inducer, None where it can."""
+    if prompt.talk.inducer == "quotes":
+        return None
+    return f"{param} needs an inducer that quotes, which {prompt.path} is not; set prompts=natural, or leave it out"
 
 
 async def shown(

@@ -38,17 +38,18 @@ def marker(inducer: Inducer) -> Role:
 def messages(prompt: Prompt, items: list[str], history: list[Message], piece: str) -> list[Message]:
     """Chat that asks which of `items` a piece of the last message of `history`, the user's, shows: for its letter."""
     lettered = "\n".join(f"{ascii_uppercase[n]}. {item}" for n, item in enumerate(items))
-    asked = prompt.part(
-        "letters_last",
-        items=lettered, none=ascii_uppercase[len(items)], conversation=quotes.lines(history[-SEEN:]), piece=piece,
-    )  # fmt: skip
-    return [*prompt.messages("letters_"), {"role": "user", "content": asked}]
+    return chat(prompt, "letters_", history, piece, items=lettered, none=ascii_uppercase[len(items)])
 
 
 def question(prompt: Prompt, item: str, history: list[Message], piece: str) -> list[Message]:
     """Chat that asks whether a piece of the last message of `history`, the user's, shows an item: yes or no."""
-    asked = prompt.part("confirm_last", conversation=quotes.lines(history[-SEEN:]), piece=piece, item=item)
-    return [*prompt.messages("confirm_"), {"role": "user", "content": asked}]
+    return chat(prompt, "confirm_", history, piece, item=item)
+
+
+def chat(prompt: Prompt, parts: str, history: list[Message], piece: str, **values: str) -> list[Message]:
+    """The prompt's chat whose parts begin with `parts`, and at its end the question about a piece."""
+    asked = prompt.part(f"{parts}last", conversation=quotes.lines(history[-SEEN:]), piece=piece, **values)
+    return [*prompt.messages(parts), {"role": "user", "content": asked}]
 
 
 async def log_probs(
@@ -68,8 +69,8 @@ async def log_probs(
     jobs = []
     for order in lists:
         for piece in pieces:
-            chat = messages(prompt, [items[i] for i in order], history, piece)
-            jobs.append(partial(client.ask, who, chat, 0, partial(letter, number=len(order) + 1)))
+            asked = messages(prompt, [items[i] for i in order], history, piece)
+            jobs.append(partial(client.ask, who, asked, 0, partial(letter, number=len(order) + 1)))
     answers: list[Answer[int]] = await client.in_order(who, jobs)
     logs = [[0.0] * len(items) for _ in pieces]
     for n, answer in enumerate(answers):

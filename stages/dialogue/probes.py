@@ -12,13 +12,12 @@ from stages.core.files import Record, read_objects, seed_of
 from stages.core.prompts import Prompt
 from stages.dialogue import transcript
 from stages.dialogue.assistant import ModelUnderTest
-from stages.dialogue.inducer import mentioned, shown
+from stages.dialogue.inducer import asked, mentioned, refusal, shown
 from stages.dialogue.quotes import MOST, Quote, stands
 from stages.dialogue.settings import Converse
 from stages.dialogue.transcript import Exchange
 from stages.llm.client import Client
 from stages.llm.endpoint import CallFailed
-from stages.llm.settings import role
 from stages.personas.persona import Persona
 from stages.text.ngrams import REVEALED, coverage
 
@@ -51,11 +50,9 @@ class Probes:
         self.read_out, self.inducer = read_out, inducer
         if c.probes > len(probes):
             raise UserError(f"converse.probes: {c.probes} are asked for, but there are {len(probes)} messages")
-        if c.quotes and inducer.talk.inducer != "quotes":
-            raise UserError(f"converse.quotes: {inducer.path} does not ask for quotes; set it to null")
-        self.quoter = (
-            None if c.quotes is None else role(c.quotes, "inducer", accept=("ok", "truncated"), stop=inducer.stop("inducer"))
-        )
+        if c.quotes and (why := refusal("converse.quotes:", inducer)):
+            raise UserError(why)
+        self.quoter = None if c.quotes is None else asked(c.quotes, inducer)
 
     def drawn(self, persona: Persona) -> list[Record]:
         """The probes of a persona, the same for every arm; more of them keep those that are there."""

@@ -29,6 +29,7 @@ from stages.core import prompts
 from stages.core.cli import UserError, run
 from stages.core.params import UNTRACKED, Round, Section, checked, declared, flat, in_round, load_yaml, near, restricted
 from stages.dialogue import binding
+from stages.dialogue.inducer import refusal
 from stages.dialogue.settings import Arm
 from stages.llm.endpoint import key_named
 from stages.llm.profiles import advised
@@ -150,15 +151,14 @@ def misnamed(params: dict[str, Any]) -> Iterator[str]:
 
 def overlapping(params: dict[str, Any]) -> Iterator[str]:
     """Faults of params that need an inducer that quotes, where the prompt set's tells items by words in common."""
-    letters = _mapping(params, "roles").get("inducer_form") == "letters"
-    quoted = _mapping(params, "converse").get("quotes") is not None
+    wanted = {
+        "roles.inducer_form: letters": _mapping(params, "roles").get("inducer_form") == "letters",
+        "converse.quotes:": _mapping(params, "converse").get("quotes") is not None,
+    }
     path = Path("prompts") / str(params.get("prompts")) / "inducer.txt"
-    if not (letters or quoted) or not path.is_file() or prompts.load(path).talk.inducer == "quotes":
-        return
-    if letters:
-        yield f"roles.inducer_form: letters needs an inducer that quotes, which {path} is not"
-    if quoted:
-        yield f"converse.quotes: {path} does not ask for quotes; set it to null"
+    if any(wanted.values()) and path.is_file():
+        prompt = prompts.load(path)
+        yield from filter(None, (refusal(param, prompt) for param, needed in wanted.items() if needed))
 
 
 def by_round(params: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -103,7 +103,7 @@ def test_a_failed_quotation_leaves_out_its_row_alone():
 def test_what_cannot_be_asked_is_said(tmp_path):
     with pytest.raises(UserError, match=r"converse\.probes: 9 are asked for, but there are 5"):
         asked(FakeClient(), probes=9)
-    with pytest.raises(UserError, match=r"converse\.quotes: .*inducer\.txt does not ask for quotes"):
+    with pytest.raises(UserError, match=r"converse\.quotes: needs an inducer that quotes, which .*inducer\.txt is not"):
         asked(FakeClient(), quotes=QUOTER)
     file = tmp_path / "probes.jsonl"
     for text, fault in (('{"id": "a"}', ":1: a probe needs"), ('{"id": "a", "message": "b"}\n' * 2, ":2: a second probe")):

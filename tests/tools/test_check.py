@@ -72,7 +72,7 @@ def test_a_fault_of_a_profile_is_a_line(project, endpoint, fault):
      ("external__folders", {"prefeval": "gone"}, "external.folders.prefeval: no such file or folder gone"),
      ("prompts", "mine", "prompts: no folder prompts/mine"),
      ("roles__inducer_form", "letters", "roles.inducer_form: letters needs an inducer that quotes, which prompts/small/"),
-     ("converse__quotes", QUOTER, "converse.quotes: prompts/small/inducer.txt does not ask for quotes; set it to null"),
+     ("converse__quotes", QUOTER, "converse.quotes: needs an inducer that quotes, which prompts/small/"),
      ("rounds", "2", "rounds: input should be a valid dictionary, found '2'"),
      ("arms", {"base": ARM, "dpo": ARM, "me/tiny": ARM}, "arms.me/tiny: name it by letters, digits, dots, - and _"),
      ("extract_pairs__groups", "data/crossed", "extract_pairs.groups: data/crossed holds data/crossed/groups.jsonl, by"),
