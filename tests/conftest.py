@@ -232,6 +232,8 @@ class Project:
                 params.roles[key] = "scripted:tiny"
         for section in ("generator", "user", "judge"):
             params[section].model = "scripted:tiny"
+        paper = parsed((ROOT / "presets/paper.yaml").read_text()).arms
+        params.arms.update({name: paper[name] for name in ("critique", "fewshot")})  # the strategies but plain replies
         params.extract_pairs.groups = "data/import/groups"  # none
         params.converse.probes = 0  # tests count what conversations ask
         params.extract_pairs.filters.recalled = None  # the scripted replies speak of nothing

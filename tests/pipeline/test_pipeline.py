@@ -66,9 +66,7 @@ def wave(param: str | None = None, file: str | None = None, stages: dict[str, di
 
 ALL = set(STAGES)
 EVALS = {"eval"}
-ARMS = {
-    "base", "sft", "dpo", "oracle", "remind", "critique", "fewshot", "base_no_memory", "dpo_no_memory"
-}  # fmt: skip
+ARMS = {"base", "sft", "dpo", "oracle", "base_no_memory", "dpo_no_memory"}
 CHOICES = {f"choose@{m}" for m in ARMS}
 
 
@@ -126,9 +124,9 @@ PROMPT_WAVES = {
     "verifier": GROWN,
     "judge": JUDGES | CALIBRATED,
     "set": GROWN | TALKS | CALIBRATED,
-    "friend": EVALS,  # no arm has it but in presets
+    **dict.fromkeys(("friend", "remind", "critique", "fewshot"), EVALS),  # no arm has them but in presets
     "assistant": (GROWN - {"roleplay"}) | arms("base", "base_no_memory"),
-    **{name: arms(name) for name in ("oracle", "remind", "critique", "fewshot")},
+    "oracle": arms("oracle"),
 }
 
 

@@ -237,7 +237,7 @@ def test_the_plan_of_a_change(planned):
     Path("data/note.txt.dvc").write_text(f"outs: [{{path: note.txt, md5: {'a' * 32}}}]")  # a stage without a command
     before = Path("params.yaml").read_bytes()
     said = planned._run(["stages.tools.plan"], check=True).stdout
-    assert "\nStages to run without calls: base_model, seed_personas, extract_pairs, choose (9), eval; their time" in said
+    assert "\nStages to run without calls: base_model, seed_personas, extract_pairs, choose (8), eval; their time" in said
     assert row()[3] == "12" and row("-S", "roleplay.turns=5", "-S", "dpo.beta=0.3")[3] == "20"
     assert Path("params.yaml").read_bytes() == before
     for word, told in (
