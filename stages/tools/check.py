@@ -5,6 +5,7 @@ Run: python -m stages.tools.check
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,14 @@ LINES: dict[str, type[Section]] = {
     "rounds": Round,
 }  # sections of lines, each of which gives stages
 _VARIABLE = re.compile(r"\$\{([^}]+)\}")  # of dvc.yaml
+_RESPONDER = ("message", "note")
+FILLS: dict[str, tuple[str, ...]] = {  # the variables of a prompt file that roles fill in, in one kind of set or the other
+    "user": ("persona", "reply", "fact", "agenda"), "inducer": ("message", "items", "conversation", "none", "piece", "item"),
+    **dict.fromkeys(("responder", "preferred", "rejected", "misinformed"), _RESPONDER),
+    "verifier": ("persona", "message", "conversation", "first", "second"), "judge": ("persona", "conversation", "reply"),
+    "profile": ("count", "items"), "personality": ("count", "items"), "choice": ("message", "replies"), "read_out": (),
+}  # fmt: skip
+ARM_FILLS = ("persona", "conversation", "message")  # of the prompt of an arm
 STAGES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
@@ -157,8 +166,24 @@ def overlapping(params: dict[str, Any]) -> Iterator[str]:
     }
     path = Path("prompts") / str(params.get("prompts")) / "inducer.txt"
     if any(wanted.values()) and path.is_file():
-        prompt = prompts.load(path)
-        yield from filter(None, (refusal(param, prompt) for param, needed in wanted.items() if needed))
+        with suppress(UserError):  # `unfilled` names it
+            prompt = prompts.load(path)
+            yield from filter(None, (refusal(param, prompt) for param, needed in wanted.items() if needed))
+
+
+def unfilled(params: dict[str, Any]) -> Iterator[str]:
+    """Faults of variables in the prompt set that no role fills, so that a stage would stop in the middle of a run."""
+    folder = Path("prompts") / str(params.get("prompts"))
+    arms = [str(arm.get("prompt")) for arm in _mapping(params, "arms").values() if isinstance(arm, dict)]
+    filled = {**dict.fromkeys(arms, ARM_FILLS), **FILLS}
+    for path in sorted(path for path in folder.rglob("*.txt") if path.stem in filled):
+        try:
+            names = prompts.load(path).variables
+        except UserError as e:
+            yield str(e)
+            return  # of a set.yaml's fault every file would tell
+        for name in sorted(names - {*filled[path.stem]}):
+            yield f"{path}: no role fills {{{name}}}{near(name, filled[path.stem])}"
 
 
 def by_round(params: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -251,7 +276,7 @@ def check(values: dict[str, Any] | None = None) -> list[str]:
             faults += [f"{section}.{name}.{fault}" for fault in checked(schema, line)[1]]
     faults += [] if faults else in_rounds(params, stages)
     said = {fault.partition(": ")[0] for fault in faults}
-    of_params = (fault for find in (untrained, unbound, misnamed, overlapping, leaking) for fault in find(params))
+    of_params = (fault for find in (untrained, unbound, misnamed, overlapping, unfilled, leaking) for fault in find(params))
     more = [*absent(pipeline, params), *of_params, *unmade(pipeline, params)]
     return [*dict.fromkeys([*faults, *(fault for fault in more if fault.partition(": ")[0] not in said)])]
 

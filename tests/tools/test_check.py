@@ -89,6 +89,29 @@ def test_what_would_stop_a_stage_later_is_a_fault(project, monkeypatch, key, val
     assert fault.startswith(told)
 
 
+@pytest.mark.parametrize(
+    "file, text, told",
+    [("judge.txt", "[user]\n{persona} {replyy}\n", "prompts/small/judge.txt: no role fills {replyy} (did you mean reply?)"),
+     ("responders/preferred.txt", "[last]\n{mesage}\n", "prompts/small/responders/preferred.txt: no role fills {mesage}"),
+     ("oracle.txt", "[system]\n{person}\n", "prompts/small/oracle.txt: no role fills {person} (did you mean persona?)"),
+     ("read_out.txt", "[ask]\n{what}\n", "prompts/small/read_out.txt: no role fills {what}"),
+     ("user.txt", "You are\n[user]\n", "prompts/small/user.txt: must start with a line like [system]"),
+     ("set.yaml", "user: shy\n", "prompts/small/set.yaml: user: "), ("friend.txt", "[system]\n{any}\n", None)],
+)  # fmt: skip
+def test_a_prompt_that_would_stop_its_stage_is_a_fault(project, monkeypatch, file, text, told):
+    monkeypatch.chdir(project.folder)
+    (project.folder / "prompts/small" / file).write_text(text)
+    found = check.check()
+    assert len(found) == (told is not None) and all(fault.startswith(told) for fault in found)
+
+
+@pytest.mark.parametrize("name", ["small", "natural"])
+def test_every_variable_of_the_committed_sets_is_filled(project, monkeypatch, name):
+    monkeypatch.chdir(project.folder)
+    project.set(prompts=name)
+    assert check.check() == []
+
+
 def test_what_is_made_or_pulled_or_on_the_hub_is_no_fault(project, monkeypatch):
     monkeypatch.chdir(project.folder)
     (project.folder / "data/mine.dvc").touch()
