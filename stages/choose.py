@@ -158,8 +158,8 @@ def arguments() -> ArgumentParser:
     """The command line."""
     made = parser(__doc__, ["weights", "groups"], ["choices", "metrics"])
     made.add_argument("--model", help="of the arm; params.yaml is read where it is given")
-    made.add_argument("--strategy", default="reply", help="of the arm")
-    made.add_argument("--memory", default="all", help="of the arm; none: it sees no history")
+    made.add_argument("--strategy", default="reply", choices=["reply", "critique", "reason"], help="of the arm")
+    made.add_argument("--memory", default="all", choices=["all", "none", "similar"], help="of the arm; none: no history")
     for name, what in (
         ("system", "of the arm; may hold {persona}"),
         ("choice", "for models behind an API"),
