@@ -29,10 +29,7 @@ def test_all_faults_in_one_message_with_the_nearest_name(project):
     p.roles.inducer_tmp = 0.3
     p.dpo.beta = -1
     project.write()
-    done = subprocess.run(
-        [sys.executable, "-m", "stages.tools.check"],
-        cwd=project.folder, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+    done = project._run(["stages.tools.check"], False)
     complains(
         done, "roleplay.turns", "many", "roleplay.brnching: unknown (did you mean roleplay.branching",
         "roleplay.seed: missing", "roles.inducer_tmp: unknown (did you mean roles.inducer_temp", "dpo.beta: ", "found -1",

@@ -17,6 +17,8 @@ from stages.core.params import load_yaml
 from stages.evaluation.answer import answer
 from stages.tools import publish
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_secret0123"
 TREES = [a_tree(0), planted(1), {**planted(2), "ended": [{"id": "u/p/u", "reason": "truncated"}]}]
 PAIRS = [
@@ -117,7 +119,6 @@ def stripped(value):
     return [stripped(v) for v in value] if isinstance(value, list) else value
 
 
-@pytest.mark.slow
 def test_folders_load_back(made, tmp_path):
     from datasets import load_dataset
     from huggingface_hub import DatasetCard, ModelCard
@@ -170,7 +171,6 @@ def test_an_evaluation_that_is_not_of_the_model_is_not_told(made, monkeypatch):
     assert "model me/tiny" in published(made).stdout, "it is published without"
 
 
-@pytest.mark.slow
 def test_push_sends_both_folders_and_the_token_only_to_the_hub(made, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     done = published(made, "--push", "--private", "--license", "mit", "--data-license", "mit")
@@ -213,7 +213,6 @@ def test_a_run_that_is_not_there(project):
     complains(published(project, check=False), "dvc.lock", "make repro")
 
 
-@pytest.mark.slow
 def test_missing(made, monkeypatch):
     """Licences, files that are not those of dvc.lock, a run that is not committed."""
     monkeypatch.undo()
