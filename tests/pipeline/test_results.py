@@ -55,9 +55,13 @@ def test_the_other_figures_of_the_readme():
     part = re.search(r"## What the default shows\n(.*?)\n## ", README, re.S)[1]
     loops = {name: f"{RESULT['models'][name]['degeneration']['loops']:.0%}".replace("%", " %") for name in ("base", "dpo")}
     assert f"{loops['dpo']} of a dpo reply stands in earlier replies (base {loops['base']})" in part
+    over = {name: RESULT["models"][name]["over_personalisation"] for name in ("base", "dpo")}
+    assert f"On probes {over['dpo']['value']:.0%}".replace("%", " %") in part
+    assert f"(base {over['base']['value']:.0%}".replace("%", " %") + "; four users cannot tell" in " ".join(part.split())
+    assert over["dpo"]["ci"][0] <= over["base"]["value"]
     judge = RESULT["judges"][RESULT["protocol"]["judges"][0]]
     wanted = RESULT["protocol"]["params"]["calibrate"]["min_accuracy"]
-    assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in part and judge["passed"] is False
+    assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in " ".join(part.split()) and judge["passed"] is False
     groups = json.loads((ROOT / "results/extract_pairs.json").read_text())["crossed"]
     assert f"{groups['groups'] - groups['held_out']} groups of users" in part
     seeds = next(entry for entry in study.models(LINES, "H200") if entry["label"] == "dpo, 27 groups")
