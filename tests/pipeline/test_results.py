@@ -51,17 +51,22 @@ def test_the_page_of_results_is_what_the_runs_give():
         assert figure in told, figure
 
 
+def percent(share):
+    return f"{share:.0%}".replace("%", " %")
+
+
 def test_the_other_figures_of_the_readme():
-    part = re.search(r"## What the default shows\n(.*?)\n## ", README, re.S)[1]
-    loops = {name: f"{RESULT['models'][name]['degeneration']['loops']:.0%}".replace("%", " %") for name in ("base", "dpo")}
+    part = " ".join(re.search(r"## What the default shows\n(.*?)\n## ", README, re.S)[1].split())
+    base, dpo = (RESULT["models"][name] for name in ("base", "dpo"))
+    loops = {"base": percent(base["degeneration"]["loops"]), "dpo": percent(dpo["degeneration"]["loops"])}
     assert f"{loops['dpo']} of a dpo reply stands in earlier replies (base {loops['base']})" in part
-    over = {name: RESULT["models"][name]["over_personalisation"] for name in ("base", "dpo")}
-    assert f"On probes {over['dpo']['value']:.0%}".replace("%", " %") in part
-    assert f"(base {over['base']['value']:.0%}".replace("%", " %") + "; four users cannot tell" in " ".join(part.split())
+    over = {"base": base["over_personalisation"], "dpo": dpo["over_personalisation"]}
+    assert f"On probes {percent(over['dpo']['value'])}" in part
+    assert f"(base {percent(over['base']['value'])}; four users cannot tell" in part
     assert over["dpo"]["ci"][0] <= over["base"]["value"]
     judge = RESULT["judges"][RESULT["protocol"]["judges"][0]]
     wanted = RESULT["protocol"]["params"]["calibrate"]["min_accuracy"]
-    assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in " ".join(part.split()) and judge["passed"] is False
+    assert f"(accuracy {judge['accuracy']:.2f}, {wanted} is needed)" in part and judge["passed"] is False
     groups = json.loads((ROOT / "results/extract_pairs.json").read_text())["crossed"]
     assert f"{groups['groups'] - groups['held_out']} groups of users" in part
     seeds = next(entry for entry in study.models(LINES, "H200") if entry["label"] == "dpo, 27 groups")
